@@ -1,0 +1,18 @@
+"""The models, objectives and training loops of the course on variational autoencoders.
+
+Read the modules in the order in which the data flows; each may import only from those above it:
+
+    strokes, scenes      embedded pictures, drawn by our own code, with known factors
+    data                 real and embedded images as uint8 tensors, and batches of them
+    distributions        log-densities, divergences, likelihoods; everything in nats
+    models/              one file per model: its mathematics, then its parts, then the whole
+    objectives           the bound, term by term, and its importance-weighted sharpening
+    train                the loop, resuming, seeds, threads, devices, profiles
+    evaluate             what a trained model is worth, with standard errors
+    recipes              one plain function per trained model; `python -m course_utils.recipes`
+    ledger               every number that the course prints
+    plots, widgets       tensors in, figures and boards out
+    checks, doctor       exercise checks; is this machine ready?
+
+Importing the package imports nothing: a lesson takes what it needs from the module that has it.
+"""

@@ -1,0 +1,179 @@
+"""Log-densities, divergences and likelihoods, each spelled out; everything is in nats.
+
+The functions work element by element and return the shape that they were given. One function, `per_image`,
+sums: over pixels and latents, never over the batch. Derived in lesson 01.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOG_2PI = math.log(2 * math.pi)
+LEVELS = 256  # grey levels of an 8-bit pixel
+
+
+def per_image(values: Tensor) -> Tensor:
+    """The sum over everything but the batch: (B, ...) -> (B,)."""
+    return values.flatten(start_dim=1).sum(dim=1)
+
+
+# The normal distribution ------------------------------------------------------------------------
+
+
+def normal_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """log N(z; mu, exp(log_var)), element by element, in nats."""
+    return -0.5 * (LOG_2PI + log_var + (z - mu) ** 2 * torch.exp(-log_var))
+
+
+def normal_sample(mu: Tensor, log_var: Tensor) -> Tensor:
+    """z = mu + sigma * eps with eps ~ N(0, 1): the reparameterisation of Kingma & Welling 2014, eq. 4."""
+    return mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+
+
+def normal_kl(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p: Tensor) -> Tensor:
+    """KL( N(mu_q, exp(log_var_q)) || N(mu_p, exp(log_var_p)) ), element by element, in nats.
+
+    With mu_p = log_var_p = 0 this is Kingma & Welling 2014, appendix B.
+    """
+    variance_ratio = torch.exp(log_var_q - log_var_p)
+    squared_distance = (mu_q - mu_p) ** 2 * torch.exp(-log_var_p)
+    return 0.5 * (variance_ratio + squared_distance - 1 + log_var_p - log_var_q)
+
+
+# Likelihoods ------------------------------------------------------------------------------------
+#
+# A likelihood reads p(x|z) off the numbers that the decoder gives to each pixel:
+#
+#     n_params            how many numbers a pixel needs
+#     log_prob(x, px)     (B, C, H, W), (B, n_params, C, H, W) -> (B,) nats
+#     mean(px)            -> (B, C, H, W) in [0, 1]
+#     sample(px)          -> (B, C, H, W) in [0, 1]
+#
+# Bernoulli speaks of binary pixels. The others speak of 8-bit pixels, x = level / 255, and all return the
+# log-probability of the integer image, so that their nats can be compared.
+
+
+class Bernoulli(nn.Module):
+    """Each pixel is a coin: p(x = 1) = sigmoid(logit). For binary x."""
+
+    n_params = 1
+
+    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
+        (logits,) = px.unbind(dim=1)
+        return -per_image(F.binary_cross_entropy_with_logits(logits, x, reduction="none"))
+
+    def mean(self, px: Tensor) -> Tensor:
+        return torch.sigmoid(px[:, 0])
+
+    def sample(self, px: Tensor) -> Tensor:
+        return torch.bernoulli(self.mean(px))
+
+
+def dequantised_normal_log_prob(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """A lower bound on the log-probability of 8-bit pixels under a Gaussian density: (B, ...) -> (B,) nats.
+
+    A density can grow without limit on a value that repeats exactly, as the black of MNIST does. So each level is
+    first spread evenly over its bin, y = (level + u) / 256 with u ~ U(0, 1), and the width of the bin, 1/256, is
+    multiplied in: E[log N(y)] - log 256 <= log P(level) (Theis et al. 2016, section 3.1).
+    """
+    level = (LEVELS - 1) * x
+    y = (level + torch.rand_like(x)) / LEVELS
+    return per_image(normal_log_prob(y, mu, log_var) - math.log(LEVELS))
+
+
+class GaussianFixed(nn.Module):
+    """One variance, chosen by hand. Squared error is this with variance 1/2, plus a constant: the loss of 2015."""
+
+    n_params = 1
+
+    def __init__(self, variance: float = 0.5):
+        super().__init__()
+        self.register_buffer("log_var", torch.tensor(math.log(variance)))
+
+    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
+        return dequantised_normal_log_prob(x, px[:, 0], self.log_var)
+
+    def mean(self, px: Tensor) -> Tensor:
+        return px[:, 0].clamp(0, 1)
+
+    def sample(self, px: Tensor) -> Tensor:
+        return normal_sample(px[:, 0], self.log_var.expand_as(px[:, 0])).clamp(0, 1)
+
+
+class GaussianShared(nn.Module):
+    """One variance for all pixels, learned (the sigma-VAE of Rybkin et al. 2021)."""
+
+    n_params = 1
+
+    def __init__(self):
+        super().__init__()
+        self.log_var = nn.Parameter(torch.tensor(-2.0))
+
+    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
+        return dequantised_normal_log_prob(x, px[:, 0], self.log_var)
+
+    def mean(self, px: Tensor) -> Tensor:
+        return px[:, 0].clamp(0, 1)
+
+    def sample(self, px: Tensor) -> Tensor:
+        return normal_sample(px[:, 0], self.log_var.expand_as(px[:, 0])).clamp(0, 1)
+
+
+class GaussianPerPixel(nn.Module):
+    """A mean and a variance for each pixel of each image."""
+
+    n_params = 2
+
+    def moments(self, px: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log_var), each (B, C, H, W); sigma stays above a quarter of a grey level, so nothing explodes."""
+        mu, raw = px.unbind(dim=1)
+        return mu, 2 * torch.log(F.softplus(raw) + 1e-3)
+
+    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
+        return dequantised_normal_log_prob(x, *self.moments(px))
+
+    def mean(self, px: Tensor) -> Tensor:
+        return px[:, 0].clamp(0, 1)
+
+    def sample(self, px: Tensor) -> Tensor:
+        return normal_sample(*self.moments(px)).clamp(0, 1)
+
+
+class DiscretisedLogistic(nn.Module):
+    """P(level) is the mass of a logistic density between level - 1/2 and level + 1/2, the tails included at 0 and 255.
+
+    It can put (nearly) all its mass on one level, which no density can (Kingma et al. 2016; Salimans et al. 2017).
+    """
+
+    n_params = 2
+
+    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
+        mu, log_scale = self.location(px)
+        half_bin = 0.5 / (LEVELS - 1)
+        inverse_scale = torch.exp(-log_scale)
+        below = (x - mu - half_bin) * inverse_scale  # the standardised edges of the level's bin
+        above = (x - mu + half_bin) * inverse_scale
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): exact, and no two near numbers are subtracted.
+        is_black, is_white = x < half_bin, x > 1 - half_bin  # their bins are open to one side
+        log_mass = (
+            torch.where(is_white, 0.0, F.logsigmoid(above))
+            + torch.where(is_black, 0.0, F.logsigmoid(-below))
+            + torch.where(is_black | is_white, 0.0, torch.log(-torch.expm1(below - above)))
+        )
+        return per_image(log_mass)
+
+    def location(self, px: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log_scale), each (B, C, H, W), in units of the pixel range [0, 1]."""
+        mu, log_scale = px.unbind(dim=1)
+        return mu + 0.5, log_scale.clamp(min=-8.0) - 2.0
+
+    def mean(self, px: Tensor) -> Tensor:
+        return self.location(px)[0].clamp(0, 1)
+
+    def sample(self, px: Tensor) -> Tensor:
+        mu, log_scale = self.location(px)
+        u = torch.rand_like(mu).clamp(1e-6, 1 - 1e-6)
+        x = mu + torch.exp(log_scale) * (torch.log(u) - torch.log1p(-u))
+        return (x.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)

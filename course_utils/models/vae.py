@@ -1,0 +1,64 @@
+"""The variational autoencoder of Kingma & Welling 2014 and Rezende et al. 2014, built from linear layers.
+
+    p(x, z) = p(z) p(x|z),   p(z) = N(0, I),   p(x|z) = likelihood(decoder(z))
+    q(z|x)  = N(mu(x), diag exp(log_var(x))),  (mu, log_var) = encoder(x)
+
+Spelled out in lesson 01.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.distributions import Bernoulli, normal_sample
+from course_utils.models.common import Output, mlp
+
+
+class VAE(nn.Module):
+    """Encoder and decoder are mirror images, `hidden` their widths from the pixels to the latent."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        hidden: tuple[int, ...] = (512, 512),
+        latent_dim: int = 40,
+        likelihood: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.image_shape = image_shape
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood or Bernoulli()
+        n_pixels = math.prod(image_shape)
+        self.encoder = mlp([n_pixels, *hidden, 2 * latent_dim])
+        self.decoder = mlp([latent_dim, *reversed(hidden), self.likelihood.n_params * n_pixels])
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log_var) of q(z|x), each (B, D), for images x (B, C, H, W) in [0, 1].
+
+        Raises ValueError if x is not a batch of images of the model's shape.
+        """
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"this model encodes batches of images (B, {', '.join(map(str, self.image_shape))}) "
+                f"but was given {tuple(x.shape)}; for a single image, add the batch axis with x[None]"
+            )
+        mu, log_var = self.encoder(x.flatten(start_dim=1)).chunk(2, dim=1)
+        return mu, log_var
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The parameters of p(x|z) for each pixel: (B, D) -> (B, P, C, H, W)."""
+        return self.decoder(z).unflatten(1, (self.likelihood.n_params, *self.image_shape))
+
+    def forward(self, x: Tensor, n_draws: int = 1) -> Output:
+        """Encode once, draw `n_draws` latents for each image, decode them all."""
+        mu, log_var = (t.repeat(n_draws, 1) for t in self.encode(x))  # (S * B, D)
+        z = normal_sample(mu, log_var)
+        prior = (torch.zeros_like(mu), torch.zeros_like(log_var))
+        return Output(px=self.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
+
+    @torch.no_grad()
+    def generate(self, n: int) -> Tensor:
+        """The mean of p(x|z) for n latents from the prior: (n, C, H, W) in [0, 1]."""
+        z = torch.randn(n, self.latent_dim, device=self.decoder[0].weight.device)
+        return self.likelihood.mean(self.decode(z))
