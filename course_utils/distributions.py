@@ -49,6 +49,7 @@ def normal_kl(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p: Tensor) 
 #     n_params            how many numbers a pixel needs
 #     log_prob(x, px)     (B, C, H, W), (B, n_params, C, H, W) -> (B,) nats
 #     mean(px)            -> (B, C, H, W) in [0, 1]
+#     from_mean(mean)     (C, H, W) -> (C, H, W): the first of those numbers, if mean is to be the mean
 #     sample(px)          -> (B, C, H, W) in [0, 1]
 #
 # Bernoulli speaks of binary pixels. The others speak of 8-bit pixels, x = level / 255, and all return the
@@ -67,6 +68,9 @@ class Bernoulli(nn.Module):
     def mean(self, px: Tensor) -> Tensor:
         return torch.sigmoid(px[:, 0])
 
+    def from_mean(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean, eps=1e-3)
+
     def sample(self, px: Tensor) -> Tensor:
         return torch.bernoulli(self.mean(px))
 
@@ -74,9 +78,9 @@ class Bernoulli(nn.Module):
 def dequantised_normal_log_prob(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     """A lower bound on the log-probability of 8-bit pixels under a Gaussian density: (B, ...) -> (B,) nats.
 
-    A density can grow without limit on a value that repeats exactly, as the black of MNIST does. So each level is
-    first spread evenly over its bin, y = (level + u) / 256 with u ~ U(0, 1), and the width of the bin, 1/256, is
-    multiplied in: E[log N(y)] - log 256 <= log P(level) (Theis et al. 2016, section 3.1).
+    A density can grow without limit on a value that repeats exactly, as the black of MNIST does. So each
+    level is first spread evenly over its bin, y = (level + u) / 256 with u ~ U(0, 1), and the width of the
+    bin, 1/256, is multiplied in: E[log N(y)] - log 256 <= log P(level) (Theis et al. 2016, section 3.1).
     """
     level = (LEVELS - 1) * x
     y = (level + torch.rand_like(x)) / LEVELS
@@ -84,7 +88,7 @@ def dequantised_normal_log_prob(x: Tensor, mu: Tensor, log_var: Tensor) -> Tenso
 
 
 class GaussianFixed(nn.Module):
-    """One variance, chosen by hand. Squared error is this with variance 1/2, plus a constant: the loss of 2015."""
+    """One variance, chosen by hand. With 1/2 it is squared error plus a constant: the loss of 2015."""
 
     n_params = 1
 
@@ -97,6 +101,9 @@ class GaussianFixed(nn.Module):
 
     def mean(self, px: Tensor) -> Tensor:
         return px[:, 0].clamp(0, 1)
+
+    def from_mean(self, mean: Tensor) -> Tensor:
+        return mean
 
     def sample(self, px: Tensor) -> Tensor:
         return normal_sample(px[:, 0], self.log_var.expand_as(px[:, 0])).clamp(0, 1)
@@ -117,6 +124,9 @@ class GaussianShared(nn.Module):
     def mean(self, px: Tensor) -> Tensor:
         return px[:, 0].clamp(0, 1)
 
+    def from_mean(self, mean: Tensor) -> Tensor:
+        return mean
+
     def sample(self, px: Tensor) -> Tensor:
         return normal_sample(px[:, 0], self.log_var.expand_as(px[:, 0])).clamp(0, 1)
 
@@ -127,7 +137,7 @@ class GaussianPerPixel(nn.Module):
     n_params = 2
 
     def moments(self, px: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log_var), each (B, C, H, W); sigma stays above a quarter of a grey level, so nothing explodes."""
+        """(mu, log_var), each (B, C, H, W); the deviation stays above a quarter of a grey level."""
         mu, raw = px.unbind(dim=1)
         return mu, 2 * torch.log(F.softplus(raw) + 1e-3)
 
@@ -137,14 +147,17 @@ class GaussianPerPixel(nn.Module):
     def mean(self, px: Tensor) -> Tensor:
         return px[:, 0].clamp(0, 1)
 
+    def from_mean(self, mean: Tensor) -> Tensor:
+        return mean
+
     def sample(self, px: Tensor) -> Tensor:
         return normal_sample(*self.moments(px)).clamp(0, 1)
 
 
 class DiscretisedLogistic(nn.Module):
-    """P(level) is the mass of a logistic density between level - 1/2 and level + 1/2, the tails included at 0 and 255.
+    """P(level) is the mass of a logistic density from level - 1/2 to level + 1/2; 0 and 255 get the tails.
 
-    It can put (nearly) all its mass on one level, which no density can (Kingma et al. 2016; Salimans et al. 2017).
+    It can put nearly all its mass on one level, which no density can (Kingma 2016, Salimans 2017).
     """
 
     n_params = 2
@@ -155,7 +168,7 @@ class DiscretisedLogistic(nn.Module):
         inverse_scale = torch.exp(-log_scale)
         below = (x - mu - half_bin) * inverse_scale  # the standardised edges of the level's bin
         above = (x - mu + half_bin) * inverse_scale
-        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): exact, and no two near numbers are subtracted.
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): nothing cancels, even far out.
         is_black, is_white = x < half_bin, x > 1 - half_bin  # their bins are open to one side
         log_mass = (
             torch.where(is_white, 0.0, F.logsigmoid(above))
@@ -171,6 +184,9 @@ class DiscretisedLogistic(nn.Module):
 
     def mean(self, px: Tensor) -> Tensor:
         return self.location(px)[0].clamp(0, 1)
+
+    def from_mean(self, mean: Tensor) -> Tensor:
+        return mean - 0.5
 
     def sample(self, px: Tensor) -> Tensor:
         mu, log_scale = self.location(px)

@@ -1,13 +1,14 @@
 """What all models share: the shape of their answer, and a stack of linear layers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 
 class Output(NamedTuple):
-    """One pass through a model. With S draws of the latents for each of B images the batch is S * B, draw by draw."""
+    """One pass through a model. With S draws for each of B images all batches are S * B, draw by draw."""
 
     px: Tensor  # (S * B, P, C, H, W) parameters of p(x|z), for the model's likelihood to read
     z: list[Tensor]  # one (S * B, D_l) per layer, the layer next to the pixels first
@@ -16,8 +17,8 @@ class Output(NamedTuple):
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers from sizes[0] to sizes[-1], with a SiLU between each two: (B, sizes[0]) -> (B, sizes[-1])."""
+    """Linear layers with a SiLU between each two: (B, sizes[0]) -> (B, sizes[-1])."""
     layers = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.SiLU()]
     return nn.Sequential(*layers[:-1])

@@ -33,6 +33,17 @@ class VAE(nn.Module):
         self.encoder = mlp([n_pixels, *hidden, 2 * latent_dim])
         self.decoder = mlp([latent_dim, *reversed(hidden), self.likelihood.n_params * n_pixels])
 
+    @torch.no_grad()
+    def start_at_mean(self, mean: Tensor) -> None:
+        """Before training: let the encoder see x - mean and the decoder answer with the mean image (C, H, W).
+
+        Otherwise the first hundreds of steps go into learning what the average image looks like.
+        """
+        first, last = self.encoder[0], self.decoder[-1]
+        first.weight *= 2  # x - mean is small for most pixels
+        first.bias -= first.weight @ mean.flatten()
+        last.bias[: mean.numel()] = self.likelihood.from_mean(mean).flatten()
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, log_var) of q(z|x), each (B, D), for images x (B, C, H, W) in [0, 1].
 

@@ -1,0 +1,351 @@
+"""Real and embedded images as uint8 tensors that stay where they are, and batches of them.
+
+    mnist()           the real digits, from COURSE_DATA or from torchvision's mirrors, checksums verified
+    digits()          the embedded digits, drawn by `strokes`; need no network
+    load_digits()     one of the two: "real", "embedded", or "auto" = real if it can be had
+    Batches           batches[step] is what the training loop sees at that step
+
+Environment: COURSE_DATA is the root of real data; it may be read-only. Default: data/ beside the package.
+"""
+
+import gzip
+import hashlib
+import os
+import queue
+import struct
+import threading
+import time
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from course_utils.strokes import draw_digits
+
+KINDS = ("auto", "real", "embedded")
+CONNECT_SECONDS = 2  # for one mirror to answer
+OFFLINE_SECONDS = 4  # for all of them together; DNS ignores the limit above
+STALL_SECONDS = 10  # for a mirror that has answered to send the next bytes
+N_TRAIN, N_VALID, N_TEST = 50_000, 10_000, 10_000
+
+
+class Images(NamedTuple):
+    """A set of pictures with what is known of them."""
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    factors: dict[str, Tensor]  # of embedded pictures: what they were drawn with, each (N,)
+
+    def subset(self, index: Tensor | slice) -> "Images":
+        """The pictures at these positions."""
+        factors = {name: values[index] for name, values in self.factors.items()}
+        return Images(self.pixels[index], self.labels[index], factors)
+
+
+class Splits(NamedTuple):
+    """Train on `train`, choose on `valid`, report on `test`."""
+
+    train: Images
+    valid: Images
+    test: Images
+
+
+class DataError(RuntimeError):
+    """The data cannot be had; the message says what to do."""
+
+
+# Where things lie --------------------------------------------------------------------------------
+
+
+def project_root() -> Path:
+    """The checkout that holds this package, or the working folder where it was installed alone."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+def data_root() -> Path:
+    """The folder of real data: COURSE_DATA, by default data/ of the checkout."""
+    chosen = os.environ.get("COURSE_DATA")
+    return Path(chosen).expanduser() if chosen else project_root() / "data"
+
+
+# Real digits -------------------------------------------------------------------------------------
+
+
+def mnist() -> Splits:
+    """MNIST: 50,000 training digits, the next 10,000 for validation, 10,000 test digits.
+
+    Read from the IDX .gz files in COURSE_DATA/MNIST/raw; files that are missing or corrupt are
+    downloaded if that folder can be written. Raises DataError with what to do if that fails.
+    """
+    folder = mnist_folder()
+    halves = [("train-images", "train-labels"), ("t10k-images", "t10k-labels")]
+    pixels = torch.cat([read_idx(folder / f"{images}-idx3-ubyte.gz") for images, _ in halves])
+    labels = torch.cat([read_idx(folder / f"{labels}-idx1-ubyte.gz") for _, labels in halves])
+    return split(Images(pixels.unsqueeze(1), labels.long(), {}), N_TRAIN, N_VALID)
+
+
+def mnist_folder() -> Path:
+    """The folder with the four files of MNIST, their checksums verified; fetches what is missing."""
+    if os.environ.get("COURSE_DATA") and not data_root().is_dir():
+        raise DataError(
+            f"COURSE_DATA is set to {data_root()}, which does not exist. Correct it, or unset it to "
+            "download MNIST into data/."
+        )
+    from torchvision.datasets import MNIST  # here, since it takes a second to import
+
+    folder = data_root() / "MNIST" / "raw"
+    wanted = [(name, md5) for name, md5 in MNIST.resources if not has_checksum(folder / name, md5)]
+    if wanted:
+        download(wanted, folder, MNIST.mirrors)
+    return folder
+
+
+def split(images: Images, n_train: int, n_valid: int) -> Splits:
+    """The first n_train pictures, the next n_valid, the rest."""
+    n = n_train + n_valid
+    return Splits(*(images.subset(s) for s in (slice(n_train), slice(n_train, n), slice(n, None))))
+
+
+def has_checksum(path: Path, md5: str) -> bool:
+    """Is the file there, can it be read, and is it the right one?"""
+    try:
+        return hashlib.md5(path.read_bytes()).hexdigest() == md5
+    except OSError:
+        return False
+
+
+def read_idx(path: Path) -> Tensor:
+    """The uint8 array in a gzipped IDX file: two zero bytes, a type, how many axes, the axes, the values."""
+    with gzip.open(path) as file:
+        content = file.read()
+    zeros, kind, n_axes = struct.unpack(">HBB", content[:4])
+    if zeros != 0 or kind != 0x08:
+        raise DataError(f"{path} is not an IDX file of bytes; delete it and run this again.")
+    shape = struct.unpack(f">{n_axes}I", content[4 : 4 + 4 * n_axes])
+    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * n_axes)
+    return torch.from_numpy(values.reshape(shape).copy())
+
+
+# Downloading -------------------------------------------------------------------------------------
+
+
+def download(wanted: list[tuple[str, str]], folder: Path, mirrors: list[str]) -> None:
+    """Fetch the (name, md5) files that are missing into the folder, from the mirror that answers first.
+
+    A file appears under its name only when it is whole and right, so an interrupted download leaves
+    nothing behind and two processes may fetch the same file. Raises DataError with what to do.
+    """
+    names = ", ".join(name for name, _ in wanted)
+    corrupt = [name for name, _ in wanted if os.path.exists(folder / name)]
+    state = f"corrupt or unreadable ({', '.join(corrupt)})" if corrupt else "missing"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f".writable-{os.getpid()}").touch()
+        (folder / f".writable-{os.getpid()}").unlink()
+    except OSError as error:
+        raise DataError(
+            f"MNIST in {folder} is {state}, and that folder cannot be written. Put the four .gz files of "
+            "MNIST there, or set COURSE_DATA to a folder that has or may have them."
+        ) from error
+    reasons = []
+    for mirror, refusal in ask_mirrors(mirrors, wanted[0][0]).items():
+        if refusal:
+            reasons.append(f"{mirror}: {refusal}")
+            continue
+        try:
+            for name, md5 in wanted:
+                if not has_checksum(folder / name, md5):
+                    download_file(mirror.rstrip("/") + "/" + name, folder / name, md5)
+            return
+        except (OSError, HTTPException, DataError) as error:
+            reasons.append(f"{mirror}: {error}")
+    raise DataError(
+        f"MNIST is {state} and could not be downloaded ({'; '.join(reasons)}). Check the network and run "
+        f"this again, or copy {names} into {folder}."
+    )
+
+
+def ask_mirrors(mirrors: list[str], name: str) -> dict[str, str]:
+    """Why each mirror cannot serve the file, "" if it can; asked all at once, the first to answer first."""
+    answers: queue.Queue = queue.Queue()
+
+    def ask(mirror: str) -> None:
+        request = urllib.request.Request(mirror.rstrip("/") + "/" + name, method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):
+                answers.put((mirror, ""))
+        except (OSError, ValueError, HTTPException) as error:
+            answers.put((mirror, str(error)))
+
+    for mirror in mirrors:
+        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    replies, deadline = {}, time.monotonic() + OFFLINE_SECONDS
+    for _ in mirrors:
+        try:
+            mirror, refusal = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        replies[mirror] = refusal
+    silent = set(mirrors) - set(replies)
+    return replies | dict.fromkeys(silent, f"no answer within {OFFLINE_SECONDS} s")
+
+
+def download_file(url: str, path: Path, md5: str) -> None:
+    """Fetch one file beside its place, verify it, then move it there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    digest = hashlib.md5()
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=STALL_SECONDS) as answer,
+            partial.open("wb") as file,
+            tqdm(total=answer.length, unit="B", unit_scale=True, desc=path.name, leave=False) as bar,
+        ):
+            while block := answer.read(1 << 16):
+                digest.update(block)
+                file.write(block)
+                bar.update(len(block))
+        if digest.hexdigest() != md5:
+            raise DataError(f"{path.name} arrived incomplete or altered (its checksum is wrong)")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# Embedded digits ---------------------------------------------------------------------------------
+
+
+def digits(n_train: int = N_TRAIN, n_valid: int = N_VALID, n_test: int = N_TEST) -> Splits:
+    """Digits drawn from strokes, with the factors that they were drawn with.
+
+    The full set takes some seconds to draw, so it is kept in data/cache of the checkout, under a name
+    that changes when `strokes` does; a smaller set is drawn anew each time.
+    """
+    n = n_train + n_valid + n_test
+    if n < N_TRAIN:
+        return split(Images(*draw_digits(n)), n_train, n_valid)
+    version = hashlib.md5((Path(__file__).parent / "strokes.py").read_bytes()).hexdigest()[:8]
+    cache = project_root() / "data" / "cache" / f"digits_{n}_{version}.safetensors"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):  # one process draws, the others wait for it
+        try:
+            tensors = load_file(cache)
+        except (FileNotFoundError, SafetensorError):
+            drawn = draw_digits(n)
+            tensors = {"pixels": drawn.pixels, "labels": drawn.labels, **drawn.factors}
+            partial = cache.with_suffix(".part")
+            save_file(tensors, partial)
+            os.replace(partial, cache)
+    pixels, labels = tensors.pop("pixels"), tensors.pop("labels")
+    return split(Images(pixels, labels, tensors), n_train, n_valid)
+
+
+# One or the other --------------------------------------------------------------------------------
+
+
+def decide(kind: str) -> str:
+    """The data to use, "real" or "embedded"; says in one line if a wish of "auto" ends in embedded."""
+    if kind not in KINDS:
+        raise ValueError(f"data={kind!r}: choose one of {', '.join(KINDS)}")
+    if kind != "auto":
+        return kind
+    try:
+        mnist_folder()
+    except DataError as error:
+        print(f"Real digits are not at hand, so this uses the embedded ones. {error}", flush=True)
+        return "embedded"
+    return "real"
+
+
+def load_digits(kind: str = "auto", *, small: bool = False) -> tuple[Splits, str]:
+    """(digits, "real" or "embedded"). `small` keeps 2,000 + 500 + 500 of them, for a quick look or a test."""
+    chosen = decide(kind)
+    if chosen == "embedded":
+        return digits(2_000, 500, 500) if small else digits(), chosen
+    train, valid, test = mnist()
+    if small:
+        train, valid = train.subset(slice(2_000)), valid.subset(slice(500))
+        test = random_subset(test, 500)
+    return Splits(train, valid, test), chosen
+
+
+def random_subset(images: Images, n: int, seed: int = 0) -> Images:
+    """n of the pictures at random, the same ones for the same seed; all of them if there are no more."""
+    order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:n])
+
+
+def fixed_binary(images: Images, seed: int = 0) -> Images:
+    """One binary draw of each grey digit, pixels 0 or 255: the fixed test set of all binary models.
+
+    A pixel is white with the probability that its grey value names (Salakhutdinov & Murray 2008).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    white = torch.rand(images.pixels.shape, generator=generator) < as_grey(images.pixels)
+    return images._replace(pixels=white.to(torch.uint8) * 255)
+
+
+# Batches -----------------------------------------------------------------------------------------
+
+
+def as_grey(pixels: Tensor) -> Tensor:
+    """uint8 levels as floats in [0, 1]: x = level / 255."""
+    return pixels.float() / 255
+
+
+class Batches:
+    """`batches[step]` is the batch of training step `step`: x (B, C, H, W), floats in [0, 1].
+
+    All pixels stay on the device as bytes, so a batch is one gather. An epoch is a new random order,
+    which follows from seed and epoch alone: training that resumes at step 1,000 sees what it would
+    have seen. The `len(batches)` steps of an epoch leave out the last, smaller batch unless
+    `keep_last`. With `binarise` each batch is a new binary draw of its grey values, made by torch's
+    global generator on the device.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        batch_size: int,
+        *,
+        binarise: bool = False,
+        keep_last: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            raise ValueError(
+                f"give the pixels as uint8 (N, C, H, W), not {pixels.dtype} {tuple(pixels.shape)}; "
+                "for floats in [0, 1] use (255 * x).round().to(torch.uint8)"
+            )
+        if not 1 <= batch_size <= len(pixels):
+            raise ValueError(f"batch_size={batch_size} does not fit {len(pixels)} images")
+        self.pixels = pixels.to(device)
+        self.batch_size, self.binarise, self.seed = batch_size, binarise, seed
+        whole, rest = divmod(len(pixels), batch_size)
+        self.n_batches = whole + (1 if rest and keep_last else 0)
+        self.epoch, self.order = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __getitem__(self, step: int) -> Tensor:
+        if step < 0:
+            raise IndexError(f"steps count from 0 and there is no last one; batches[{step}] does not exist")
+        epoch, position = divmod(step, len(self))
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self.order = torch.randperm(len(self.pixels), generator=generator)
+            self.order = self.order.to(self.pixels.device)
+            self.epoch = epoch
+        index = self.order[position * self.batch_size : (position + 1) * self.batch_size]
+        x = as_grey(self.pixels[index])
+        return torch.bernoulli(x) if self.binarise else x

@@ -1,0 +1,110 @@
+"""What a trained model is worth on held-out images, each number with its standard error. Nats per image.
+
+Everything here returns one value per image; `mean_and_error` reduces, once.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.data import Images, as_grey
+from course_utils.distributions import LEVELS, per_image
+from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights
+
+CHUNK = 500  # images at a time
+DRAWS_AT_A_TIME = 20  # of the importance-weighted bound, for each of 100 images
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the model's own mode is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+class Estimate(NamedTuple):
+    """A mean over images and its standard error."""
+
+    value: float
+    stderr: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.stderr:.2f}"
+
+
+def mean_and_error(values: Tensor) -> Estimate:
+    """The mean over images and its standard error: (N,) -> Estimate, computed in float64."""
+    values = values.double()
+    return Estimate(values.mean().item(), (values.std() / math.sqrt(len(values))).item(), len(values))
+
+
+def in_chunks(model: nn.Module, images: Images, chunk: int = CHUNK) -> Iterator[Tensor]:
+    """The images as x (B, C, H, W) on the model's device."""
+    device = next(model.parameters()).device
+    for pixels in images.pixels.split(chunk):
+        yield as_grey(pixels.to(device))
+
+
+def bound(
+    model: nn.Module, images: Images, *, seed: int = 0, objective: Callable[[nn.Module, Tensor], Elbo] = elbo
+) -> Elbo:
+    """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L)."""
+    with evaluating(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = [objective(model, x) for x in in_chunks(model, images)]
+    return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
+
+
+def log_likelihood(model: nn.Module, images: Images, n_draws: int, *, seed: int = 0) -> Tensor:
+    """The importance-weighted bound with n_draws draws, an estimate of log p(x) from below: (N,) nats."""
+    chunks = []
+    with evaluating(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for x in in_chunks(model, images, chunk=100):
+            draws = [DRAWS_AT_A_TIME] * (n_draws // DRAWS_AT_A_TIME) + [n_draws % DRAWS_AT_A_TIME]
+            log_w = torch.cat([log_weights(model, x, n) for n in draws if n])  # (n_draws, B)
+            chunks.append(importance_weighted_bound(log_w).cpu())
+    return torch.cat(chunks)
+
+
+def posterior_means(model: nn.Module, images: Images) -> Tensor:
+    """The mean of q(z|x) of each image: (N, D), on the CPU."""
+    with evaluating(model):
+        return torch.cat([model.encode(x)[0] for x in in_chunks(model, images)]).cpu()
+
+
+def active_units(mu: Tensor, threshold: float = 0.01) -> int:
+    """How many latents the model uses: those whose posterior mean varies over images, (N, D) -> count.
+
+    Var_x( E_q[z_d] ) > 0.01, Burda et al. 2016, section 5.
+    """
+    return int((mu.var(dim=0) > threshold).sum())
+
+
+def bits_per_dim(nats: Tensor | float, n_dims: int) -> Tensor | float:
+    """Nats per image as bits per pixel value: the negative log-probability / (n_dims * log 2)."""
+    return nats / (n_dims * math.log(2))
+
+
+def histogram_log_prob(train: Images, images: Images) -> Tensor:
+    """log p(x) of 8-bit images under one histogram for each pixel, no latents at all: (N,) nats.
+
+    Counts over the training images, one added to each of the 256 levels. The zero line of the lesson:
+    a model of images that does worse than this has learned nothing worth its latents.
+    """
+    levels = train.pixels.flatten(start_dim=1).long()  # (N, n_pixels)
+    counts = torch.ones(levels.shape[1], LEVELS)
+    counts.scatter_add_(1, levels.T, torch.ones(levels.T.shape))
+    log_p = torch.log(counts / counts.sum(dim=1, keepdim=True))
+    rows = images.pixels.flatten(start_dim=1).long()
+    return per_image(log_p.T.gather(0, rows))
