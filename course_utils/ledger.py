@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock
@@ -121,6 +122,11 @@ def rewrite(path: Path, keep, new_rows: list[dict[str, str]]) -> None:
         os.replace(partial, path)
 
 
+def study(**where: str | int) -> list[dict[str, str]]:
+    """The rows of the studies that come with the course."""
+    return read(study_path(), profile="study", **where)
+
+
 def over_seeds(rows: list[dict[str, str]]) -> tuple[float, float, int]:
     """(mean, standard deviation over seeds, number of rows); ValueError if there are none."""
     values = [float(row["value"]) for row in rows]
@@ -137,3 +143,17 @@ def quote(rows: list[dict[str, str]]) -> str:
     if n == 1:
         return f"{mean:.{digits}f} ± {float(rows[0]['stderr']):.{digits}f} {unit}"
     return f"{mean:.{digits}f} ± {spread:.{digits}f} {unit} ({n} seeds)"
+
+
+class Table(NamedTuple):
+    """A small table that a notebook shows as such, and a terminal as text."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def _repr_markdown_(self) -> str:
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+    def __repr__(self) -> str:
+        return "\n".join("   ".join(map(str, line)) for line in (self.header, *self.rows))

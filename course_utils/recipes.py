@@ -70,7 +70,7 @@ def mlp_grey(
     train: Images, budget: str, seed: int = 0, state: Path | None = None, likelihood: nn.Module | None = None
 ) -> tuple[VAE, Training]:
     """Grey digits. The Gaussians that lesson 01 compares are this with another likelihood."""
-    n_steps = pick(budget, smoke=40, miniature=600, quick=4_000, study=16_000, full=120_000)
+    n_steps = pick(budget, smoke=40, miniature=600, quick=4_000, study=12_000, full=120_000)
     torch.manual_seed(seed)
     model = build_mlp_grey(likelihood)
     label = f"mlp_grey {type(model.likelihood).__name__}"

@@ -1,4 +1,4 @@
-"""Every formula against torch.distributions, quadrature or a sum that must be one; samples against densities."""
+"""Formulas against torch.distributions, quadrature or a sum that must be one; samples against densities."""
 
 import math
 
@@ -103,7 +103,7 @@ def test_discretised_logistic_stays_finite_with_its_gradient_in_the_far_tail():
 
 @pytest.mark.parametrize("likelihood", [GaussianFixed(0.01), GaussianShared(), GaussianPerPixel()])
 def test_a_dequantised_gaussian_is_a_lower_bound_on_a_probability(likelihood):
-    """E_u[log N] over the dequantisation noise is below the log of the mass in the bin (Jensen), level by level."""
+    """Averaged over the noise, log N is below the log of the mass in the bin (Jensen), level by level."""
     torch.manual_seed(0)
     px = pixel_parameters(likelihood, [0.4, -2.0], 256)
     draws = torch.stack([likelihood.log_prob(ALL_LEVELS, px) for _ in range(4_000)]).double()
@@ -143,7 +143,7 @@ def test_samples_of_the_discretised_logistic_have_the_frequencies_of_log_prob():
 
 
 def test_squared_error_is_a_gaussian_of_variance_one_half():
-    """-log N(y; mu, 1/2) = (y - mu)^2 + const: the gradient of the loss of 2015 is that of this likelihood."""
+    """-log N(y; mu, 1/2) = (y - mu)^2 + const, so the loss of 2015 has the gradient of this likelihood."""
     x, px = torch.full((1, 1, 1, 1), 100 / 255), torch.tensor(0.9).reshape(1, 1, 1, 1, 1).requires_grad_()
     torch.manual_seed(0)
     likelihood = GaussianFixed(0.5)

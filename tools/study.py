@@ -54,6 +54,7 @@ JOBS = [
     *(Job(LESSON_01, model, "embedded", 0) for model in ("mlp", "mlp_grey")),
     *(Job(LESSON_01, "histogram", data, 0) for data in ("real", "embedded")),
     *(Job(LESSON_01, model, "real", seed) for seed in range(3) for model in GAUSSIANS),
+    *(Job(LESSON_01, model, "embedded", 0) for model in GAUSSIANS),
 ]
 
 
@@ -74,6 +75,7 @@ def columns(job: Job) -> dict[str, str | int]:
 
 def run(job: Job) -> None:
     """Train, keep the weights, measure on the test digits, write the rows."""
+    started = time.process_time()
     splits, _ = load_digits(job.data)
     if job.model == "histogram":
         nats = -evaluate.histogram_log_prob(splits.train, splits.test)
@@ -93,7 +95,8 @@ def run(job: Job) -> None:
     bound = evaluate.bound(model, test)
     n_active = evaluate.active_units(evaluate.posterior_means(model, test))
     nats = {"unit": "nats/image"}
-    common = columns(job) | {"steps": training.rows[-1]["step"], "seconds": training.seconds, "path": LEDGER}
+    cpu_seconds = time.process_time() - started  # not the clock on the wall: other jobs run beside this one
+    common = columns(job) | {"steps": training.rows[-1]["step"], "seconds": cpu_seconds, "path": LEDGER}
     common["role"] = "headline" if job.model in ("mlp", "mlp_grey") else "study"
     ledger.record(mean_and_error(-bound.value()), metric="neg_elbo", **nats, **common)
     ledger.record(mean_and_error(bound.kl[:, 0]), metric="kl_layer_1", **nats, **common)

@@ -1,0 +1,198 @@
+"""The figures of the course: tensors in, `Figure` out. Nothing here trains, loads or shows, but for `show`.
+
+Each figure says what to see in its title, names what it draws at the place where it is drawn rather than in
+a legend, and uses colours that a colour-blind reader and a projector keep apart (Okabe & Ito 2008).
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+INK, GREY, PALE = "#1b2433", "#5c6675", "#d9dee5"
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#00805c", "#b0578d", "#56B4E9", "#E69F00"
+SERIES = [BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW]
+WIDTH = 9.0  # inches, of every figure
+STYLE = {
+    "font.size": 13,
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 13,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "lines.linewidth": 2.4,
+}
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display the figure with a text for those who cannot see it: what a listener should know of it."""
+    if len(alt) < 20:
+        raise ValueError(f"alt={alt!r} says too little; say in a sentence what there is to see")
+    FigureCanvasAgg(figure).draw()
+    pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    buffer = io.BytesIO()  # 256 colours are enough, and a third of the size in the notebook
+    pixels.quantize(method=Image.Quantize.FASTOCTREE).save(buffer, "png", optimize=True)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    display({"image/png": picture, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def new_figure(
+    title: str, height: float, n_rows: int = 1, n_columns: int = 1, **grid
+) -> tuple[Figure, list[Axes]]:
+    """A figure of the course's width with its point written above it, and its axes, row by row."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
+        axes = figure.subplots(n_rows, n_columns, squeeze=False, **grid)
+    return figure, list(axes.flat)
+
+
+# Pictures ----------------------------------------------------------------------------------------
+
+
+def plot_images(
+    images: Tensor, title: str, *, n_columns: int = 10, row_labels: Sequence[str] = (), gap: int = 2
+) -> Figure:
+    """Images (N, C, H, W) in [0, 1] side by side, `n_columns` a row, each row with its label at the left."""
+    n, channels, height, width = images.shape
+    n_rows = -(-n // n_columns)
+    sheet = images.new_ones(channels, n_rows * (height + gap) - gap, n_columns * (width + gap) - gap)
+    for i, image in enumerate(images):
+        top, left = (i // n_columns) * (height + gap), (i % n_columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    figure, (axes,) = new_figure(
+        title, 0.7 + (WIDTH - 1.2 * bool(row_labels)) * sheet.shape[1] / sheet.shape[2]
+    )
+    axes.imshow(sheet.permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.grid(False)
+    axes.set_xticks([])
+    rows = [row * (height + gap) + height / 2 for row in range(n_rows)]
+    axes.set_yticks(rows[: len(row_labels)], row_labels, color=INK)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+# Curves ------------------------------------------------------------------------------------------
+
+
+def plot_lines(
+    x: Sequence[float],
+    lines: dict[str, Sequence[float]],
+    title: str,
+    *,
+    x_label: str,
+    y_label: str,
+    reference: tuple[str, float] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Figure:
+    """One line for each entry, its name written at its end; `reference` is a dashed level with its name."""
+    figure, (axes,) = new_figure(title, 4.2)
+    draw_lines(axes, x, lines)
+    axes.set(
+        xlabel=x_label,
+        ylabel=y_label,
+        xscale="log" if log_x else "linear",
+        yscale="log" if log_y else "linear",
+    )
+    if reference:
+        name, level = reference
+        axes.axhline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.6)
+        axes.annotate(name, (x[0], level), (0, 6), textcoords="offset points", color=INK)
+    return figure
+
+
+def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, Sequence[float]]) -> None:
+    """Lines with their names at their right ends."""
+    for (name, y), colour, marker in zip(lines.items(), SERIES, "os^Dvp", strict=False):
+        axes.plot(x, y, color=colour, marker=marker if len(x) < 20 else "", markersize=6)
+        axes.annotate(
+            name,
+            (x[-1], y[-1]),
+            (8, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def plot_training(rows: Sequence[dict], title: str) -> Figure:
+    """How the bound and its price grew while training: `Training.rows` of `fit`."""
+    figure, (left, right) = new_figure(title, 4.0, n_columns=2)
+    steps = [row["step"] for row in rows]
+    bound = [row["elbo"] for row in rows]
+    left.plot(steps, bound, color=BLUE)
+    left.set(title="bound on log p(x)", xlabel="step", ylabel="nats per image")
+    left.set_ylim(bottom=min(bound[len(bound) // 10 :]))  # the first steps would flatten all the rest
+    right.plot(steps, [row["kl"] for row in rows], color=ORANGE)
+    right.set(title="of which spent on the code: KL", xlabel="step")
+    return figure
+
+
+# Bars --------------------------------------------------------------------------------------------
+
+
+def plot_bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    title: str,
+    *,
+    x_label: str,
+    errors: Sequence[float] | None = None,
+    reference: tuple[str, float] | None = None,
+    own: dict[int, float] | None = None,
+) -> Figure:
+    """Horizontal bars with their values. `own` marks at bar i what the reader's own run measured."""
+    figure, (axes,) = new_figure(title, 1.4 + 0.55 * len(names))
+    worse = [reference is not None and value > reference[1] for value in values]
+    axes.barh(
+        range(len(names)), values, xerr=errors, color=[ORANGE if w else BLUE for w in worse], height=0.62
+    )
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set_xlim(0, 1.16 * max(values))
+    axes.set_xlabel(x_label)
+    for i, value in enumerate(values):
+        axes.annotate(
+            f"{value:.2f}", (value, i), (8, 0), textcoords="offset points", va="center", fontweight="bold"
+        )
+    for i, value in (own or {}).items():
+        axes.plot(value, i, marker="D", color="white", markeredgecolor=INK, markersize=9)
+    if reference:
+        name, level = reference
+        axes.axvline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.6)
+        axes.annotate(
+            name, (level, len(names) - 0.45), (6, 0), textcoords="offset points", color=INK, va="bottom"
+        )
+    return figure
+
+
+def plot_columns(
+    values: Sequence[float], title: str, *, x_label: str, y_label: str, threshold: float
+) -> Figure:
+    """Vertical columns, those above the threshold in blue, the others pale."""
+    figure, (axes,) = new_figure(title, 3.4)
+    axes.bar(range(len(values)), values, color=[BLUE if value > threshold else GREY for value in values])
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(False, axis="x")
+    return figure

@@ -1,0 +1,125 @@
+// What every board shares: its elements, one drawing a frame, pixels, and the row of controls.
+
+// The elements that `html` describes: { node, and each one that has a data-name under that name }.
+export function build(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html.trim();
+  const node = template.content.firstElementChild;
+  for (const focusable of node.parentNode.querySelectorAll("button, input, [tabindex]")) {
+    // JupyterLab and Notebook take arrows and letters for themselves unless the focused element itself says:
+    focusable.dataset.lmSuppressShortcuts = "true";
+  }
+  const named = [...node.querySelectorAll("[data-name]")].map((child) => [child.dataset.name, child]);
+  return { node, ...Object.fromEntries(named) };
+}
+
+export function set(node, attributes) {
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+}
+
+// Ask as often as you like: `draw` runs once in the next frame, and finds the latest state. Nothing queues.
+export function oncePerFrame(draw) {
+  let asked = 0;
+  return () => {
+    asked ||= requestAnimationFrame(() => {
+      asked = 0;
+      draw();
+    });
+  };
+}
+
+// Runs `act` when nothing has asked for it for a while; `.flush()` does not wait.
+export function whenIdle(act, milliseconds = 200) {
+  let timer = 0;
+  const run = () => {
+    timer = 0;
+    act();
+  };
+  const ask = () => {
+    clearTimeout(timer);
+    timer = setTimeout(run, milliseconds);
+  };
+  ask.flush = () => {
+    if (!timer) return;
+    clearTimeout(timer);
+    run();
+  };
+  return ask;
+}
+
+// An image, channels first and in [0, 1], on a canvas; grey if it has one channel.
+export function paint(canvas, values, [channels, height, width], left = 0, top = 0) {
+  const image = new ImageData(width, height);
+  const n = height * width;
+  for (let i = 0; i < n; i++) {
+    const colour = channels === 3 ? [0, n, 2 * n] : [0, 0, 0];
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = 255 * values[i + colour[c]];
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, left, top);
+}
+
+const CONTROLS = `
+  <div>
+    <div class="vae-controls">
+      <input class="vae-state" type="text" spellcheck="false" autocomplete="off" data-name="field"
+             aria-label="The state of the board as text, to copy or to paste">
+      <button type="button" data-name="copy">Copy</button>
+      <button type="button" data-name="back">Reset</button>
+      <button type="button" data-name="size">Large</button>
+    </div>
+    <p class="vae-message" role="alert" data-name="message"></p>
+  </div>`;
+
+// The state as a line of text to copy and paste, and buttons. `write()` gives the line; `read(line)` takes one or
+// throws what is wrong with it. Returns the node, and `show()`, to be called when the state has changed.
+export function controls(model, { write, read, reset }) {
+  const { node, field, copy, back, size, message } = build(CONTROLS);
+  const say = (text) => {
+    message.textContent = text;
+    set(field, { "aria-invalid": Boolean(text) });
+  };
+  const show = () => {
+    field.value = write();
+    say("");
+  };
+  const accept = () => {
+    try {
+      if (field.value !== write()) read(field.value);
+      say("");
+    } catch (error) {
+      say(error.message);
+    }
+  };
+  field.addEventListener("focus", () => field.select());
+  field.addEventListener("change", accept);
+  field.addEventListener("input", (event) => event.inputType === "insertFromPaste" && accept());
+  field.addEventListener("keydown", (event) => event.key === "Escape" && show());
+  copy.addEventListener("click", async () => {
+    await copyText(write(), field);
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 1200);
+  });
+  back.addEventListener("click", reset);
+  size.addEventListener("click", () => {
+    model.set("large", !model.get("large"));
+    model.save_changes();
+  });
+  return { node, show };
+}
+
+async function copyText(text, field) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    field.value = text; // a page without https has no clipboard to write to: select and copy, as by hand
+    field.select();
+    document.execCommand("copy");
+  }
+}
+
+// `large`, as the whole board shows it.
+export function showSize(board, large) {
+  board.classList.toggle("vae-large", large);
+  set(board.querySelector("[data-name=size]"), { "aria-pressed": large });
+}

@@ -1,0 +1,216 @@
+"""tools/series.py and tools/notebooks.py on small notebooks: what is reported, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMETERS = (
+    'import os\nprofile = os.environ.get("COURSE_PROFILE", "quick")\n'
+    'data = os.environ.get("COURSE_DATA_KIND", "auto")\nseed = 0'
+)
+LOOK = 'print(profile, data, os.environ["COURSE_PROFILE"], os.environ["COURSE_DATA_KIND"])'
+
+
+def write_lesson(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
+    """A lesson with a parameters cell and these code cells."""
+    tagged = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    path = folder / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [new_markdown_cell("# A"), tagged, *map(new_code_cell, cells)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def series(tmp_path: Path, *options: str) -> tuple[subprocess.CompletedProcess, list[dict] | None]:
+    """Run tools/series.py as a command: (what it said, its report or None)."""
+    command = [sys.executable, "tools/series.py", "--notebooks", str(tmp_path / "in"), *options]
+    command += ["--out", str(tmp_path / "out")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    report = tmp_path / "out" / "report.json"
+    return answer, json.loads(report.read_text()) if report.exists() else None
+
+
+def test_the_rest_runs_when_one_fails(tmp_path):
+    """One of each kind, side by side: all are reported, the status is 1, the reasons printed."""
+    folder = tmp_path / "in"
+    write_lesson(folder, "01_ok", LOOK)
+    write_lesson(folder, "02_error", "raise ValueError('no such digit')", "print('not reached')")
+    write_lesson(folder, "03_no_seed", LOOK, parameters=PARAMETERS.replace("seed", "sead"))
+    write_lesson(folder, "04_empty")
+    write_lesson(folder, "05_dies", "os._exit(3)")
+    write_lesson(folder, "06_memory", "import time\nblock = b'x' * 300_000_000\ntime.sleep(1)")
+    write_lesson(folder / "solutions", "01_ok_solutions", LOOK)
+    answer, report = series(tmp_path, "--profile", "smoke", "--data", "embedded", "--solutions")
+
+    assert answer.returncode == 1, answer.stderr
+    status = {row["notebook"]: row["status"] for row in report}
+    failed = {name for name in status if status[name] == "failed"}
+    assert failed == {"02_error", "03_no_seed", "04_empty", "05_dies"} and len(status) == 7
+    assert all(set(row) == {"notebook", "status", "seconds", "peak_mb", "profile", "data"} for row in report)
+    assert all(row["profile"] == "smoke" and row["data"] == "embedded" for row in report)
+    assert next(row for row in report if row["notebook"] == "06_memory")["peak_mb"] > 300
+    said = " ".join(answer.stdout.split())
+    for words in ("ValueError: no such digit", "no seed", "no code to run", "01_ok started", "01_ok ok"):
+        assert words in said
+
+    assert not (tmp_path / "out" / "03_no_seed.ipynb").exists(), "refused, and yet run"
+    for name in ("01_ok", "solutions/01_ok_solutions"):
+        cells = nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4).cells
+        assert cells[-1].outputs[0].text == "smoke embedded smoke embedded\n"
+
+
+def test_one_lesson_only(tmp_path):
+    for name in ("01_one", "02_two"):
+        write_lesson(tmp_path / "in", name, LOOK)
+    answer, report = series(tmp_path, "--profile", "quick", "--data", "embedded", "--only", "02")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert [(row["notebook"], row["status"]) for row in report] == [("02_two", "ok")]
+    assert not (tmp_path / "out" / "02_two.log").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--profile", "quik"], ["--data", "fake"], ["--only", "09"], ["--onyl", "01"], ["--jobs", "x"]],
+)
+def test_what_does_not_exist_is_an_error_before_anything_runs(tmp_path, options):
+    write_lesson(tmp_path / "in", "01_ok", LOOK)
+    answer, report = series(tmp_path, "--data", "embedded", *options)
+    assert answer.returncode == 2 and report is None and not (tmp_path / "out").exists()
+    assert options[1] in answer.stderr
+
+
+def test_no_lesson_at_all_is_an_error(tmp_path):
+    answer, _ = series(tmp_path, "--data", "embedded")
+    assert answer.returncode == 2 and "no lesson" in answer.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(tmp_path, sent):
+    """The kernels end and the report is whole."""
+    write_lesson(
+        tmp_path / "in", "01_slow", "print(os.getpid(), file=open('pid', 'w'))\nimport time\ntime.sleep(99)"
+    )
+    command = [sys.executable, "tools/series.py", "--notebooks", str(tmp_path / "in"), "--data", "embedded"]
+    command += ["--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pid_file = tmp_path / "in" / "pid"
+    wait_for(lambda: pid_file.exists() and pid_file.read_text().strip())
+    process.send_signal(sent)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in said
+    assert json.loads((tmp_path / "out" / "report.json").read_text())[0]["status"] == "failed"
+    wait_for(lambda: not alive(int(pid_file.read_text())), seconds=20)
+
+
+def alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+def test_the_order_is_each_lesson_then_its_solutions(load_tool, tmp_path):
+    for name in ("02_b", "01_a", "solutions/01_a_solutions", "solutions/02_b_solutions"):
+        write_lesson(tmp_path, name)
+    find = load_tool("series").find_notebooks
+    names = [path.stem for path in find(tmp_path, solutions=True)]
+    assert names == ["01_a", "01_a_solutions", "02_b", "02_b_solutions"]
+    assert [path.stem for path in find(tmp_path, "02", solutions=True)] == ["02_b", "02_b_solutions"]
+    assert [path.stem for path in find(tmp_path, "02_b")] == ["02_b"]
+
+
+def test_a_kernel_sees_nothing_of_the_users_jupyter(load_tool, monkeypatch):
+    tool = load_tool("series")
+    monkeypatch.setenv("MPLBACKEND", "TkAgg")
+    smoke, quick = (tool.kernel_environment(profile, "real", jobs=1) for profile in ("smoke", "quick"))
+    assert "MPLBACKEND" not in smoke
+    assert smoke["OMP_NUM_THREADS"] == smoke["COURSE_THREADS"] == "1"
+    assert quick.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
+
+
+# tools/notebooks.py -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notebooks(load_tool):
+    return load_tool("notebooks")
+
+
+def test_stored_outputs_hold_nothing_that_comes_and_goes(notebooks, tmp_path):
+    path = write_lesson(tmp_path, "01_ok", LOOK, "from IPython.display import display, Image", "2 + 2")
+    before = nbformat.read(path, as_version=4)
+    before.metadata.update(kernelspec={"name": "my-env", "display_name": "x"}, title="kept", papermill={})
+    nbformat.write(before, path)
+    notebooks.run(path, "embedded")
+    stored = nbformat.read(path, as_version=4)
+    assert stored.metadata.kernelspec.name == "python3" and stored.metadata.title == "kept"
+    assert not {"widgets", "papermill"} & set(stored.metadata)
+    assert [cell.source for cell in stored.cells] == [cell.source for cell in before.cells]
+    assert [cell.id for cell in stored.cells] == [cell.id for cell in before.cells]
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    assert all("execution" not in cell.metadata for cell in code)
+    assert code[1].outputs[0].text == "quick embedded quick embedded\n"
+    assert code[3].outputs[0].data["text/plain"] == "4"
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_alt_texts_stay_and_widget_state_goes(notebooks, tmp_path):
+    path = write_lesson(tmp_path, "01_ok", "show()")
+    notebook = nbformat.read(path, as_version=4)
+    alt = {"image/png": {"alt": "two curves that part after the tenth epoch"}}
+    notebook.cells[-1].outputs = [new_output("display_data", {"image/png": "AAAA"}, metadata=alt)]
+    notebook.cells[-1].metadata["execution"] = {"iopub.status.busy": "now"}
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
+    notebooks.store(notebook, path)
+    stored = nbformat.read(path, as_version=4)
+    assert stored.cells[-1].outputs[0].metadata == alt
+    assert "widgets" not in stored.metadata and "execution" not in stored.cells[-1].metadata
+
+
+def test_a_notebook_that_fails_is_left_as_it_was(notebooks, tmp_path):
+    path = write_lesson(tmp_path, "01_bad", "1 / 0")
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        notebooks.run(path, "embedded")
+    assert path.read_bytes() == before
+
+
+def test_photographs_are_not_published(notebooks):
+    assert notebooks.published_data(Path("06_coco_inpainting.ipynb")) == "embedded"
+    assert notebooks.published_data(Path("06_coco_inpainting_solutions.ipynb")) == "embedded"
+    assert notebooks.published_data(Path("01_basic_vae.ipynb")) == "real"
+
+
+def test_compare_finds_a_changed_output_and_fails_on_none(tmp_path):
+    """The stored-notebook test can fail: a wrong number does it, and so does an empty folder."""
+    path = write_lesson(tmp_path, "01_ok", "# NBVAL_CHECK_OUTPUT\n2 + 2")
+    command = [sys.executable, "tools/notebooks.py", "compare", "--notebooks", str(tmp_path)]
+    environment = {**os.environ, "COURSE_DATA_KIND": "embedded"}
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = [new_output("execute_result", {"text/plain": "5"}, execution_count=2)]
+    notebook.cells[-1].execution_count = 2
+    nbformat.write(notebook, path)
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 1 and "1 failed" in answer.stdout, answer.stdout + answer.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["01_ok.ipynb"]
+    path.unlink()
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 2 and "no lesson" in answer.stderr
