@@ -334,6 +334,8 @@ class Batches:
         self.n_batches = whole + (1 if rest and keep_last else 0)
         self.epoch, self.order = -1, torch.empty(0)
 
+    __iter__ = None  # a loop over batches would never end: loop over steps
+
     def __len__(self) -> int:
         return self.n_batches
 

@@ -116,7 +116,7 @@ class GaussianShared(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_var = nn.Parameter(torch.tensor(-2.0))
+        self.log_var = nn.Parameter(torch.tensor(2 * math.log(0.1)))
 
     def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
         return dequantised_normal_log_prob(x, px[:, 0], self.log_var)

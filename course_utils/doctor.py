@@ -44,11 +44,21 @@ def examine() -> list[Finding]:
 def attempt(name: str, look: Callable[[], tuple]) -> Finding:
     """The finding of one examination, whatever happens in it."""
     try:
-        return Finding(name, *look())
+        ok, found, *fix = look()
+        return Finding(name, ok, found if ok is False else shorten(found), *fix)
     except ImportError as error:
         return Finding(name, False, f"could not be examined ({error})", INSTALL)
     except Exception as error:
         return Finding(name, None, f"could not be examined ({type(error).__name__}: {error})")
+
+
+def shorten(text: str) -> str:
+    """Paths as seen from the course's folder or from home: shorter, and nobody's own in a stored notebook."""
+    course, home = Path(__file__).resolve().parent.parent, Path.home()
+    for folder, name in ((course, "."), (home, "~"), (course.parent, "..")):
+        if folder != Path(folder.anchor):
+            text = re.sub(re.escape(str(folder)) + r"(?=[/\\\s,;]|$)", name, text)
+    return text
 
 
 def try_import(name: str) -> str:
@@ -200,21 +210,20 @@ def look_at_server_widgets() -> tuple:
             "no JupyterLab started this kernel: nothing to compare (VS Code, Colab and papermill need none)"
         )
         return None, found
-    prefixes = find_prefixes(server)
-    folders = [*(prefix / "share" / "jupyter" for prefix in prefixes), *shared_folders()]
+    prefix = find_prefix(server)
+    if prefix is None:
+        return None, f"JupyterLab runs as process {server.pid}, in an environment that cannot be found"
+    folders = [prefix / "share" / "jupyter", *shared_folders()]
     missing = [
         package
         for extension, package in LAB_EXTENSIONS.items()
         if not any((folder / "labextensions" / extension / "package.json").is_file() for folder in folders)
     ]
-    where = prefixes[0] if prefixes else "an unknown environment"
     if not missing:
-        return True, f"JupyterLab in {where} has both extensions"
-    if not prefixes:
-        return None, f"JupyterLab runs as process {server.pid}, in an environment that cannot be found"
+        return True, f"JupyterLab in {prefix} has both extensions"
     packages = " ".join(pinned(name) for name in missing)
     fix = f"Run `{interpreter(server)} -m pip install {packages}`, restart JupyterLab and reload the page."
-    return False, f"JupyterLab in {where} lacks {' and '.join(missing)}", fix
+    return False, f"JupyterLab in {prefix} lacks {' and '.join(missing)}", fix
 
 
 def find_server():
@@ -228,30 +237,26 @@ def find_server():
 
 def interpreter(process) -> Path:
     """The Python of a process as it was called: in a virtual environment, exe() is the one outside it."""
-    called = process.cmdline()[0]
-    if os.sep not in called:
-        called = shutil.which(called, path=process.environ().get("PATH")) or process.exe()
+    environment = process.environ()
+    called = environment.get("__PYVENV_LAUNCHER__") or process.cmdline()[0]  # macOS hides it from cmdline
+    if not os.path.dirname(called):
+        called = shutil.which(called, path=environment.get("PATH")) or process.exe()
     return Path(process.cwd(), called)
 
 
-def find_prefixes(process) -> list[Path]:
-    """The environments that the process may belong to, the likeliest first."""
+def find_prefix(process) -> Path | None:
+    """The environment that the process runs in, or None if it may not be looked at."""
     import psutil
 
-    found = []
-    for look in (
-        lambda: interpreter(process),
-        lambda: Path(process.cmdline()[1]),
-        lambda: Path(process.exe()),
-    ):
+    for look in (lambda: interpreter(process), lambda: Path(process.cwd(), process.cmdline()[1])):
         try:
             path = look()
         except (psutil.Error, OSError, IndexError):  # no permission, or it is gone
             continue
-        found += [
-            folder for folder in (path.parent.parent, path.parent) if (folder / "share" / "jupyter").is_dir()
-        ]
-    return list(dict.fromkeys(found))
+        for folder in (path.parent.parent, path.parent):  # the second one for conda on Windows
+            if (folder / "share" / "jupyter").is_dir():
+                return folder
+    return None
 
 
 def shared_folders() -> list[Path]:

@@ -39,6 +39,7 @@ STYLE = {
     "ytick.color": GREY,
     "lines.linewidth": 2.4,
 }
+STYLED = matplotlib.rc_context(STYLE)  # as a decorator: the style holds while a figure is made, no longer
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -57,16 +58,16 @@ def new_figure(
     title: str, height: float, n_rows: int = 1, n_columns: int = 1, **grid
 ) -> tuple[Figure, list[Axes]]:
     """A figure of the course's width with its point written above it, and its axes, row by row."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
-        axes = figure.subplots(n_rows, n_columns, squeeze=False, **grid)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, **grid)
     return figure, list(axes.flat)
 
 
 # Pictures ----------------------------------------------------------------------------------------
 
 
+@STYLED
 def plot_images(
     images: Tensor, title: str, *, n_columns: int = 10, row_labels: Sequence[str] = (), gap: int = 2
 ) -> Figure:
@@ -93,6 +94,7 @@ def plot_images(
 # Curves ------------------------------------------------------------------------------------------
 
 
+@STYLED
 def plot_lines(
     x: Sequence[float],
     lines: dict[str, Sequence[float]],
@@ -135,6 +137,7 @@ def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, Sequence[float]]
         )
 
 
+@STYLED
 def plot_training(rows: Sequence[dict], title: str) -> Figure:
     """How the bound and its price grew while training: `Training.rows` of `fit`."""
     figure, (left, right) = new_figure(title, 4.0, n_columns=2)
@@ -151,6 +154,7 @@ def plot_training(rows: Sequence[dict], title: str) -> Figure:
 # Bars --------------------------------------------------------------------------------------------
 
 
+@STYLED
 def plot_bars(
     names: Sequence[str],
     values: Sequence[float],
@@ -172,21 +176,22 @@ def plot_bars(
     axes.grid(False, axis="y")
     axes.set_xlim(0, 1.16 * max(values))
     axes.set_xlabel(x_label)
-    for i, value in enumerate(values):
-        axes.annotate(
-            f"{value:.2f}", (value, i), (8, 0), textcoords="offset points", va="center", fontweight="bold"
-        )
     for i, value in (own or {}).items():
         axes.plot(value, i, marker="D", color="white", markeredgecolor=INK, markersize=9)
+    for i, value in enumerate(values):  # the number stands to the right of all that is drawn at this height
+        right = max([value, (own or {}).get(i, 0.0)] + [reference[1]] * (reference is not None))
+        axes.annotate(
+            f"{value:.2f}", (right, i), (12, 0), textcoords="offset points", va="center", weight="bold"
+        )
     if reference:
         name, level = reference
         axes.axvline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.6)
-        axes.annotate(
-            name, (level, len(names) - 0.45), (6, 0), textcoords="offset points", color=INK, va="bottom"
-        )
+        axes.annotate(f"{name} {level:.2f}", (level, -0.5), (6, 4), textcoords="offset points", va="bottom")
+        axes.margins(y=0.12)
     return figure
 
 
+@STYLED
 def plot_columns(
     values: Sequence[float], title: str, *, x_label: str, y_label: str, threshold: float
 ) -> Figure:

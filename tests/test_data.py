@@ -51,8 +51,8 @@ FILES = tiny_files()
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """Serves FILES; the server's `fault` says what goes wrong. "patient" sends the rest of the first file only
-    once two have asked for it: two downloads that overlap."""
+    """Serves FILES; the server's `fault` says what goes wrong. "patient" sends the rest of the first file
+    only once two have asked for it: two downloads that overlap."""
 
     def do_HEAD(self):
         self.answer(send_body=False)

@@ -223,9 +223,23 @@ def test_extensions_of_the_user_or_the_system_count(server, tmp_path, monkeypatc
     assert look("Widgets, JupyterLab").ok is True
 
 
-def test_a_server_started_by_its_script_is_found_too(server):
-    server.cmdline = lambda: ["python3", str(server.prefix / "bin" / "jupyter-lab")]
-    assert doctor.find_prefixes(server)[-1] == server.prefix
+def test_the_servers_environment_is_found_however_it_was_started(server, tmp_path):
+    def found() -> Path:
+        return doctor.find_prefix(server)
+
+    assert found() == server.prefix
+    python = server.prefix / "bin" / "python"
+    python.touch(mode=0o755)
+    server.cmdline = lambda: ["python", "-m", "jupyterlab"]
+    server.environ = lambda: {"PATH": str(python.parent)}
+    assert found() == server.prefix, "by the PATH of the server, not of this process"
+    framework = str(tmp_path / "Python.app" / "Contents" / "MacOS" / "Python")
+    server.cmdline = lambda: [framework, "-m", "jupyterlab"]
+    assert found() is None
+    server.environ = lambda: {"__PYVENV_LAUNCHER__": str(python)}
+    assert found() == server.prefix
+    server.environ, server.cmdline = dict, lambda: [framework, str(server.prefix / "bin" / "jupyter-lab")]
+    assert found() == server.prefix
 
 
 def test_a_server_that_may_not_be_looked_at_is_no_crash(server):

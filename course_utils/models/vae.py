@@ -16,7 +16,10 @@ from course_utils.models.common import Output, mlp
 
 
 class VAE(nn.Module):
-    """Encoder and decoder are mirror images, `hidden` their widths from the pixels to the latent."""
+    """Encoder and decoder are mirror images, `hidden` their widths from the pixels to the latent.
+
+    What they return is float32, also where autocast computes in bfloat16: the sums of the bound need it.
+    """
 
     def __init__(
         self,
@@ -54,12 +57,12 @@ class VAE(nn.Module):
                 f"this model encodes batches of images (B, {', '.join(map(str, self.image_shape))}) "
                 f"but was given {tuple(x.shape)}; for a single image, add the batch axis with x[None]"
             )
-        mu, log_var = self.encoder(x.flatten(start_dim=1)).chunk(2, dim=1)
+        mu, log_var = self.encoder(x.flatten(start_dim=1)).float().chunk(2, dim=1)
         return mu, log_var
 
     def decode(self, z: Tensor) -> Tensor:
         """The parameters of p(x|z) for each pixel: (B, D) -> (B, P, C, H, W)."""
-        return self.decoder(z).unflatten(1, (self.likelihood.n_params, *self.image_shape))
+        return self.decoder(z).float().unflatten(1, (self.likelihood.n_params, *self.image_shape))
 
     def forward(self, x: Tensor, n_draws: int = 1) -> Output:
         """Encode once, draw `n_draws` latents for each image, decode them all."""
