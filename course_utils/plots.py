@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 INK, GREY, PALE = "#1b2433", "#5c6675", "#d9dee5"
-BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#00805c", "#b0578d", "#56B4E9", "#E69F00"
-SERIES = [BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW]
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#bd4f00", "#00805c", "#a94f86"
+SERIES = [BLUE, ORANGE, GREEN, PURPLE]
 WIDTH = 9.0  # inches, of every figure
 STYLE = {
     "font.size": 13,
@@ -124,7 +124,7 @@ def plot_lines(
 
 def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, Sequence[float]]) -> None:
     """Lines with their names at their right ends."""
-    for (name, y), colour, marker in zip(lines.items(), SERIES, "os^Dvp", strict=False):
+    for (name, y), colour, marker in zip(lines.items(), SERIES, "os^D", strict=False):
         axes.plot(x, y, color=colour, marker=marker if len(x) < 20 else "", markersize=6)
         axes.annotate(
             name,
@@ -174,14 +174,19 @@ def plot_bars(
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set_xlim(0, 1.16 * max(values))
+    axes.set_xlim(0, 1.06 * max([*values, *(own or {}).values()]))
     axes.set_xlabel(x_label)
     for i, value in (own or {}).items():
         axes.plot(value, i, marker="D", color="white", markeredgecolor=INK, markersize=9)
-    for i, value in enumerate(values):  # the number stands to the right of all that is drawn at this height
-        right = max([value, (own or {}).get(i, 0.0)] + [reference[1]] * (reference is not None))
+    for i, value in enumerate(values):
         axes.annotate(
-            f"{value:.2f}", (right, i), (12, 0), textcoords="offset points", va="center", weight="bold"
+            f"{value:.2f}",
+            (0, i),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            weight="bold",
+            color="white",
         )
     if reference:
         name, level = reference

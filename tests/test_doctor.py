@@ -121,7 +121,14 @@ def test_a_package_from_another_checkout_is_noticed(tmp_path, monkeypatch):
         and f"pip install --no-deps -e {tmp_path}" in finding.fix
     )
     monkeypatch.chdir(ROOT)
-    assert look("Course") == Finding("Course", True, str(ROOT / "course_utils"))
+    assert look("Course") == Finding("Course", True, "./course_utils")
+
+
+def test_a_finding_that_is_well_does_not_tell_where_the_reader_lives(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/users/ada"))
+    course = str(ROOT)
+    assert doctor.shorten(f"3.11 in {course}/.venv and {course}") == "3.11 in ./.venv and ."
+    assert doctor.shorten("/users/ada/data, /users/adam") == "~/data, /users/adam"
 
 
 def test_the_device_is_named_and_a_missing_one_has_its_fix(monkeypatch):
@@ -310,7 +317,7 @@ def test_checkpoints_are_counted_and_damaged_ones_named(tmp_path, monkeypatch):
     folder = tmp_path / "data" / "checkpoints"
     for name in ("a", "b"):
         save_checkpoint(torch.nn.Linear(2, 2), folder / f"{name}.safetensors", recipe=name)
-    assert look("Trained weights") == Finding("Trained weights", True, f"2 in {folder}")
+    assert look("Trained weights") == Finding("Trained weights", True, "2 in ./data/checkpoints")
     whole = (folder / "b.safetensors").read_bytes()
     (folder / "b.safetensors").write_bytes(whole[:-1])
     finding = look("Trained weights")
