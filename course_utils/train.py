@@ -133,7 +133,8 @@ def fit(
     device = next(model.parameters()).device
     finished, n_bad, was_training = False, 0, model.training
     model.train()
-    bar = tqdm(range(start, n_steps), initial=start, total=n_steps, desc=label, leave=False)
+    quiet = bool(os.environ.get("TQDM_DISABLE"))  # which tqdm's bar for notebooks does not read by itself
+    bar = tqdm(range(start, n_steps), initial=start, total=n_steps, desc=label, leave=False, disable=quiet)
     try:
         for step in bar:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):

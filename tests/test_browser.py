@@ -15,7 +15,6 @@ import sys
 import threading
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -27,7 +26,7 @@ from course_utils.widgets import STATIC, LatentPlane, PlaneState
 pytestmark = pytest.mark.browser
 
 LESSONS = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = ["generated.ipynb"]  # whose first board starts at z = (0.5, -1.25)
+NOTEBOOKS = ["01_basic_vae.ipynb"]  # whose first board starts at z = (0.5, -1.25)
 
 
 # The page alone ---------------------------------------------------------------------------------
@@ -332,26 +331,6 @@ def test_a_board_that_is_closed_lets_go(plane):
 
 # One notebook in JupyterLab ---------------------------------------------------------------------
 
-GENERATED = """
-import torch
-from course_utils.models.vae import VAE
-from course_utils.widgets import LatentPlane
-
-torch.manual_seed(0)
-model = VAE(latent_dim=2, hidden=(64,))
-LatentPlane(model, torch.randn(500, 2), torch.arange(500) % 10, start=(0.5, -1.25))
-"""
-
-
-def copy_notebook(name: str, folder: Path) -> None:
-    """A lesson of the course, or a small notebook made here; Lab saves what it opens, so it gets a copy."""
-    if name == "generated.ipynb":
-        cells = [nbformat.v4.new_code_cell(GENERATED.strip())]
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / name)
-    else:
-        shutil.copy(LESSONS / name, folder / name)
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
@@ -370,9 +349,11 @@ def lab(tmp_path_factory):
     options = "--no-browser --allow-root --ip=127.0.0.1 --ServerApp.port_retries=0 --IdentityProvider.token= "
     options += "--ServerApp.disable_check_xsrf=True --LabApp.expose_app_in_browser=True "
     options += f"--port={port} --ServerApp.root_dir={folder}"
+    course = {"COURSE_PROFILE": "smoke", "COURSE_DATA_KIND": "embedded", "COURSE_THREADS": "1"}
+    course |= {"OMP_NUM_THREADS": "1", "COURSE_LEDGER": str(home / "ledger.csv")}
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options.split()],
-        env={**os.environ, **places, "OMP_NUM_THREADS": "1", "COURSE_PROFILE": "smoke"},
+        env={**os.environ, **places, **course},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -390,19 +371,36 @@ def lab(tmp_path_factory):
     server.wait(timeout=20)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_a_board_answers_in_jupyterlab(page, lab, notebook):
+def open_and_run(page, lab, notebook: str) -> None:
+    """Open a copy of a lesson, since Lab saves what it opens, and run all of its cells."""
     address, folder = lab
-    copy_notebook(notebook, folder)
-    problems = []  # of our modules: anywidget imports them from blobs
-    page.on("pageerror", lambda error: problems.append(error.stack or str(error)))
-    page.on("console", lambda m: m.type == "error" and problems.append(f"{m.text} {m.location['url']}"))
+    shutil.copy(LESSONS / notebook, folder / notebook)
     page.goto(f"{address}/lab/tree/{notebook}")
     kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
     page.wait_for_function(f"{kernel}?.status === 'idle'", timeout=60_000)
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def test_the_slider_of_lesson_00_moves_its_bar(page, lab):
+    open_and_run(page, lab, "00_start_here.ipynb")
+    slider = page.locator(".widget-slider .noUi-handle").first
+    slider.wait_for(timeout=120_000)
+    slider.scroll_into_view_if_needed()
+    width = "document.querySelector('.progress-bar').style.width"
+    before = page.evaluate(width)
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{width} !== '{before}'")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_a_board_answers_in_jupyterlab(page, lab, notebook):
+    problems = []  # of our modules: anywidget imports them from blobs
+    page.on("pageerror", lambda error: problems.append(error.stack or str(error)))
+    page.on("console", lambda m: m.type == "error" and problems.append(f"{m.text} {m.location['url']}"))
+    open_and_run(page, lab, notebook)
     board = page.locator(".vae-board").first
-    board.wait_for(timeout=120_000)
+    board.wait_for(timeout=240_000)
     plane = board.locator(".lp-plane")
     plane.scroll_into_view_if_needed()
 

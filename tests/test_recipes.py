@@ -1,0 +1,77 @@
+"""Recipes from the command line to a checkpoint that loads, and every wrong turn on the way."""
+
+import pytest
+import torch
+
+from course_utils import data, recipes
+from course_utils.train import TrainingError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder of its own, so that nothing is written into the real one."""
+    monkeypatch.setattr(recipes, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("COURSE_THREADS", "1")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_command_line_trains_and_writes_a_checkpoint_that_loads(name, project, capsys):
+    assert recipes.main([name, "--profile", "smoke", "--data", "embedded"]) == 0
+    assert "-ELBO" in capsys.readouterr().out
+    model, facts = recipes.load_shipped(name, "embedded")
+    assert not model.training
+    assert (
+        facts["recipe"] == name
+        and facts["profile"] == "smoke"
+        and "nats/image" in facts["neg_elbo_validation"]
+    )
+    assert model.generate(2).shape == (2, 1, 28, 28)
+
+
+def test_an_interrupted_command_goes_on_when_it_is_run_again(project, monkeypatch, capsys):
+    real = data.Batches.__getitem__
+
+    def stop_at_20(self, step):
+        if step == 20:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    monkeypatch.setattr(data.Batches, "__getitem__", stop_at_20)
+    command = ["mlp", "--profile", "smoke", "--data", "embedded", "--out", str(project / "out.safetensors")]
+    assert recipes.main(command) == 130
+    assert "again to go on" in capsys.readouterr().err
+    assert not (project / "out.safetensors").exists()
+    monkeypatch.setattr(data.Batches, "__getitem__", real)
+    assert recipes.main(command) == 0
+    assert (project / "out.safetensors").exists()
+
+
+def test_missing_weights_say_how_to_train_them(project):
+    with pytest.raises(TrainingError, match=r"python -m course_utils.recipes mlp --data real"):
+        recipes.load_shipped("mlp", "real")
+
+
+def test_unknown_names_profiles_and_data_are_refused(capsys):
+    for wrong in (["vae"], ["mlp", "--profile", "slow"], ["mlp", "--data", "imagined"]):
+        with pytest.raises(SystemExit):
+            recipes.main(wrong)
+        assert "invalid choice" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_weights():
+    train = data.digits(2_000, 100, 100).train
+    (a, _), (b, _), (c, _) = (recipes.mlp(train, "smoke", seed) for seed in (0, 0, 1))
+    same = [torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)]
+    other = [torch.equal(x, y) for x, y in zip(a.parameters(), c.parameters(), strict=True)]
+    assert all(same) and not any(other)
+
+
+def test_the_reader_s_own_likelihood_is_trained():
+    from course_utils.distributions import GaussianShared
+
+    train = data.digits(2_000, 100, 100).train
+    likelihood = GaussianShared()
+    before = likelihood.log_var.item()
+    model, _ = recipes.mlp_grey(train, "smoke", likelihood=likelihood)
+    assert model.likelihood is likelihood and likelihood.log_var.item() != before
