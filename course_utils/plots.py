@@ -81,7 +81,9 @@ def plot_images(
     figure, (axes,) = new_figure(
         title, 0.7 + (WIDTH - 1.2 * bool(row_labels)) * sheet.shape[1] / sheet.shape[2]
     )
-    axes.imshow(sheet.permute(1, 2, 0).clamp(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        sheet.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    )
     axes.grid(False)
     axes.set_xticks([])
     rows = [row * (height + gap) + height / 2 for row in range(n_rows)]

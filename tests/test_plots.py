@@ -61,7 +61,7 @@ def test_images_stand_where_they_belong():
     images = torch.zeros(3, 1, 10, 10)
     images[1] = 1
     figure = plots.plot_images(images, "Point", n_columns=3, gap=0)
-    sheet = figure.axes[0].images[0].get_array().data
+    sheet = figure.axes[0].images[0].get_array()
     assert sheet[:, 10:20].min() == 1 and sheet[:, :10].max() == 0 and sheet[:, 20:].max() == 0
 
 

@@ -627,9 +627,11 @@ def test_set_up_seeds_and_says_what_to_expect(monkeypatch, capsys):
     monkeypatch.setenv("COURSE_DEVICE", "cpu")
     draws = []
     for _ in range(2):
-        assert set_up("smoke", seed=3, minutes="1 minute") == torch.device("cpu")
+        assert set_up("smoke", seed=3, minutes={"smoke": 1}) == torch.device("cpu")
         draws.append(torch.rand(3))
     assert torch.equal(*draws)
     first = capsys.readouterr().out.splitlines()[0]
-    assert torch.__version__.split("+")[0] in first and "cpu, 1 threads" in first
-    assert "profile smoke, about 1 minute" in first
+    assert torch.__version__.split("+")[0] in first and "cpu, 1 thread;" in first
+    assert "profile smoke, about 1 min" in first
+    set_up("full", seed=3, minutes={"smoke": 1})
+    assert "profile full, duration not measured" in capsys.readouterr().out
