@@ -99,8 +99,8 @@ def bits_per_dim(nats: Tensor | float, n_dims: int) -> Tensor | float:
 def histogram_log_prob(train: Images, images: Images) -> Tensor:
     """log p(x) of 8-bit images under one histogram for each pixel, no latents at all: (N,) nats.
 
-    Counts over the training images, one added to each of the 256 levels. The zero line of the lesson:
-    a model of images that does worse than this has learned nothing worth its latents.
+    Counts over the training images, one added to each of the 256 levels. The zero line of the lesson: a
+    model with latents that does worse is, as a model of probabilities, not worth them.
     """
     levels = train.pixels.flatten(start_dim=1).long()  # (N, n_pixels)
     counts = torch.ones(levels.shape[1], LEVELS)

@@ -1,6 +1,6 @@
 """The evidence lower bound, term by term, and its importance-weighted sharpening. Nats per image.
 
-    log p(x) >= E_q[ log p(x|z) ] - sum_l KL( q(z_l|x) || p(z_l) ) = elbo
+    log p(x) >= E_q[ log p(x|z) ] - sum_l E_q[ KL( q(z_l|x) || p(z_l | the layers above) ) ] = elbo
 
 Derived in lesson 01.
 """
@@ -38,7 +38,7 @@ def elbo(model: nn.Module, x: Tensor) -> Elbo:
 
 
 def warm_up(step: int, n_steps: int) -> float:
-    """beta that rises in a line from 0 to 1 over n_steps steps, then stays (Bowman et al. 2016)."""
+    """beta = (step + 1) / n_steps, then 1 (linear as in Sønderby 2016; the idea is Bowman et al. 2016)."""
     return min(1.0, (step + 1) / n_steps) if n_steps else 1.0
 
 

@@ -84,6 +84,7 @@ class Training(NamedTuple):
     """What `fit` leaves behind, beside the trained model."""
 
     rows: list[dict]  # step, elbo, kl, images_per_second: means over the steps since the row before
+    n_steps: int  # taken, all sittings together
     finished: bool  # False if it was interrupted
     n_skipped: int  # steps whose gradient was not finite
     seconds: float  # of training, all sittings together
@@ -161,7 +162,7 @@ def fit(
     finally:
         bar.close()
         model.train(was_training)
-    return Training(log.rows, finished, log.n_skipped, log.seconds)
+    return Training(log.rows, log.step, finished, log.n_skipped, log.seconds)
 
 
 def descend(model: nn.Module, optimizer: torch.optim.Optimizer, buffers: list[Tensor]) -> bool:

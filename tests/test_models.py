@@ -5,6 +5,7 @@ import torch
 
 from course_utils.distributions import (
     Bernoulli,
+    DiscretisedGaussian,
     DiscretisedLogistic,
     GaussianFixed,
     GaussianPerPixel,
@@ -17,7 +18,14 @@ MODELS = {
     f"VAE {likelihood.__name__}": lambda likelihood=likelihood: VAE(
         image_shape=(1, 8, 8), hidden=(32, 16), latent_dim=3, likelihood=likelihood()
     )
-    for likelihood in (Bernoulli, DiscretisedLogistic, GaussianFixed, GaussianPerPixel, GaussianShared)
+    for likelihood in (
+        Bernoulli,
+        DiscretisedGaussian,
+        DiscretisedLogistic,
+        GaussianFixed,
+        GaussianPerPixel,
+        GaussianShared,
+    )
 }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from course_utils import evaluate, ledger, recipes
 from course_utils.data import fixed_binary, load_digits
-from course_utils.distributions import GaussianFixed, GaussianPerPixel, GaussianShared
+from course_utils.distributions import DiscretisedGaussian, GaussianFixed, GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
 from course_utils.train import read_safely, save_checkpoint
 
@@ -46,6 +46,7 @@ GAUSSIANS = {
     "gaussian_shared": GaussianShared,
     "gaussian_per_pixel": GaussianPerPixel,
     "squared_error": GaussianFixed,
+    "discretised_gaussian": DiscretisedGaussian,
 }
 JOBS = [
     *(Job(LESSON_01, "mlp", "real", seed) for seed in range(3)),
@@ -96,7 +97,7 @@ def run(job: Job) -> None:
     n_active = evaluate.active_units(evaluate.posterior_means(model, test))
     nats = {"unit": "nats/image"}
     cpu_seconds = time.process_time() - started  # not the clock on the wall: other jobs run beside this one
-    common = columns(job) | {"steps": training.rows[-1]["step"], "seconds": cpu_seconds, "path": LEDGER}
+    common = columns(job) | {"steps": training.n_steps, "seconds": cpu_seconds, "path": LEDGER}
     common["role"] = "headline" if job.model in ("mlp", "mlp_grey") else "study"
     ledger.record(mean_and_error(-bound.value()), metric="neg_elbo", **nats, **common)
     ledger.record(mean_and_error(bound.kl[:, 0]), metric="kl_layer_1", **nats, **common)
