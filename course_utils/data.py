@@ -35,6 +35,15 @@ CONNECT_SECONDS = 2  # for one mirror to answer
 OFFLINE_SECONDS = 4  # for all of them together; DNS ignores the limit above
 STALL_SECONDS = 10  # for a mirror that has answered to send the next bytes
 N_TRAIN, N_VALID, N_TEST = 50_000, 10_000, 10_000
+# As torchvision.datasets.MNIST has them (tests/test_data.py compares): importing it would take longer than
+# finding out that there is no network.
+MNIST_MIRRORS = ["https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"]
+MNIST_FILES = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
 
 
 class Images(NamedTuple):
@@ -100,12 +109,10 @@ def mnist_folder() -> Path:
             f"COURSE_DATA is set to {data_root()}, which does not exist. Correct it, or unset it to "
             "download MNIST into data/."
         )
-    from torchvision.datasets import MNIST  # here, since it takes a second to import
-
     folder = data_root() / "MNIST" / "raw"
-    wanted = [(name, md5) for name, md5 in MNIST.resources if not has_checksum(folder / name, md5)]
+    wanted = {name: md5 for name, md5 in MNIST_FILES.items() if not has_checksum(folder / name, md5)}
     if wanted:
-        download(wanted, folder, MNIST.mirrors)
+        download(wanted, folder, MNIST_MIRRORS)
     return folder
 
 
@@ -138,14 +145,13 @@ def read_idx(path: Path) -> Tensor:
 # Downloading -------------------------------------------------------------------------------------
 
 
-def download(wanted: list[tuple[str, str]], folder: Path, mirrors: list[str]) -> None:
-    """Fetch the (name, md5) files that are missing into the folder, from the mirror that answers first.
+def download(wanted: dict[str, str], folder: Path, mirrors: list[str]) -> None:
+    """Fetch the files {name: md5} into the folder, from the mirror that answers first.
 
     A file appears under its name only when it is whole and right, so an interrupted download leaves
     nothing behind and two processes may fetch the same file. Raises DataError with what to do.
     """
-    names = ", ".join(name for name, _ in wanted)
-    corrupt = [name for name, _ in wanted if os.path.exists(folder / name)]
+    corrupt = [name for name in wanted if os.path.exists(folder / name)]
     state = f"corrupt or unreadable ({', '.join(corrupt)})" if corrupt else "missing"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,24 +159,24 @@ def download(wanted: list[tuple[str, str]], folder: Path, mirrors: list[str]) ->
         (folder / f".writable-{os.getpid()}").unlink()
     except OSError as error:
         raise DataError(
-            f"MNIST in {folder} is {state}, and that folder cannot be written. Put the four .gz files of "
+            f"MNIST in {folder} is {state}, and that folder cannot be written.\nPut the four .gz files of "
             "MNIST there, or set COURSE_DATA to a folder that has or may have them."
         ) from error
     reasons = []
-    for mirror, refusal in ask_mirrors(mirrors, wanted[0][0]).items():
+    for mirror, refusal in ask_mirrors(mirrors, next(iter(wanted))).items():
         if refusal:
             reasons.append(f"{mirror}: {refusal}")
             continue
         try:
-            for name, md5 in wanted:
+            for name, md5 in wanted.items():
                 if not has_checksum(folder / name, md5):
                     download_file(mirror.rstrip("/") + "/" + name, folder / name, md5)
             return
         except (OSError, HTTPException, DataError) as error:
             reasons.append(f"{mirror}: {error}")
     raise DataError(
-        f"MNIST is {state} and could not be downloaded ({'; '.join(reasons)}). Check the network and run "
-        f"this again, or copy {names} into {folder}."
+        f"MNIST is {state} and could not be downloaded.\n{'; '.join(reasons)}.\nCheck the network and run "
+        f"this again, or copy {', '.join(wanted)} into {folder}."
     )
 
 
@@ -260,7 +266,9 @@ def decide(kind: str) -> str:
     try:
         mnist_folder()
     except DataError as error:
-        print(f"Real digits are not at hand, so this uses the embedded ones. {error}", flush=True)
+        print(
+            f"{str(error).splitlines()[0]} So this uses the embedded digits, drawn by the course.", flush=True
+        )
         return "embedded"
     return "real"
 

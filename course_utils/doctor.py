@@ -271,16 +271,14 @@ def shared_folders() -> list[Path]:
 
 def look_at_digits() -> tuple:
     """Only looks: whether a mirror answers shows when the first lesson asks it."""
-    from torchvision.datasets import MNIST
-
-    from course_utils.data import data_root, has_checksum
+    from course_utils.data import MNIST_FILES, data_root, has_checksum
 
     root, chosen = data_root(), os.environ.get("COURSE_DATA")
     if chosen and not root.is_dir():
         fix = "Correct COURSE_DATA, or unset it and restart the kernel."
         return False, f"COURSE_DATA is {root}, which does not exist: embedded digits only", fix
     folder = root / "MNIST" / "raw"
-    lacking = [name for name, md5 in MNIST.resources if not has_checksum(folder / name, md5)]
+    lacking = [name for name, md5 in MNIST_FILES.items() if not has_checksum(folder / name, md5)]
     if not lacking:
         return True, f"real MNIST in {folder}"
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
