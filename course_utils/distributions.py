@@ -87,36 +87,17 @@ def dequantised_normal_log_prob(x: Tensor, mu: Tensor, log_var: Tensor) -> Tenso
     return per_image(normal_log_prob(y, mu, log_var) - math.log(LEVELS))
 
 
-class GaussianFixed(nn.Module):
-    """One variance, chosen by hand. With 1/2 it is squared error plus a constant: the loss of 2015."""
-
-    n_params = 1
-
-    def __init__(self, variance: float = 0.5):
-        super().__init__()
-        self.register_buffer("log_var", torch.tensor(math.log(variance)))
-
-    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
-        return dequantised_normal_log_prob(x, px[:, 0], self.log_var)
-
-    def mean(self, px: Tensor) -> Tensor:
-        return px[:, 0].clamp(0, 1)
-
-    def from_mean(self, mean: Tensor) -> Tensor:
-        return mean
-
-    def sample(self, px: Tensor) -> Tensor:
-        return normal_sample(px[:, 0], self.log_var.expand_as(px[:, 0])).clamp(0, 1)
-
-
 class GaussianShared(nn.Module):
-    """One variance for all pixels, learned (the sigma-VAE of Rybkin et al. 2021)."""
+    """One variance for all pixels, learned (the sigma-VAE of Rybkin et al. 2021) or held where it is.
+
+    Held at 1/2 this is squared error plus a constant: the loss of 2015.
+    """
 
     n_params = 1
 
-    def __init__(self):
+    def __init__(self, variance: float = 0.01, learned: bool = True):
         super().__init__()
-        self.log_var = nn.Parameter(torch.tensor(2 * math.log(0.1)))
+        self.log_var = nn.Parameter(torch.tensor(math.log(variance)), requires_grad=learned)
 
     def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
         return dequantised_normal_log_prob(x, px[:, 0], self.log_var)

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from course_utils.distributions import (
     Bernoulli,
     DiscretisedLogistic,
-    GaussianFixed,
     GaussianPerPixel,
     GaussianShared,
 )
@@ -49,7 +48,6 @@ CLASS_COLOURS = [
 # What a likelihood's `mean` does to the numbers it is given.
 MEAN = {
     Bernoulli: [{"op": "sigmoid"}],
-    GaussianFixed: [{"op": "clamp"}],
     GaussianShared: [{"op": "clamp"}],
     GaussianPerPixel: [{"op": "clamp"}],
     DiscretisedLogistic: [{"op": "shift", "by": 0.5}, {"op": "clamp"}],

@@ -133,7 +133,6 @@ def plane(page):
     "likelihood",
     [
         distributions.Bernoulli,
-        distributions.GaussianFixed,
         distributions.GaussianShared,
         distributions.GaussianPerPixel,
         distributions.DiscretisedLogistic,

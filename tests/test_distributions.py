@@ -11,7 +11,6 @@ from course_utils.distributions import (
     Bernoulli,
     DiscretisedGaussian,
     DiscretisedLogistic,
-    GaussianFixed,
     GaussianPerPixel,
     GaussianShared,
     normal_kl,
@@ -109,7 +108,7 @@ def test_a_discretised_likelihood_stays_finite_with_its_gradient_in_the_far_tail
     assert log_p.isfinite().all() and px.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("likelihood", [GaussianFixed(0.01), GaussianShared(), GaussianPerPixel()])
+@pytest.mark.parametrize("likelihood", [GaussianShared(), GaussianPerPixel()])
 def test_a_dequantised_gaussian_is_a_lower_bound_on_a_probability(likelihood):
     """Averaged over the noise, log N is below the log of the mass in the bin (Jensen), level by level."""
     torch.manual_seed(0)
@@ -129,7 +128,7 @@ def test_a_dequantised_gaussian_is_a_lower_bound_on_a_probability(likelihood):
 
 @pytest.mark.parametrize(
     "likelihood",
-    [Bernoulli(), GaussianFixed(1e-4), GaussianPerPixel(), DiscretisedLogistic(), DiscretisedGaussian()],
+    [Bernoulli(), GaussianShared(1e-4), GaussianPerPixel(), DiscretisedLogistic(), DiscretisedGaussian()],
 )
 def test_samples_scatter_around_the_mean_and_are_images(likelihood):
     torch.manual_seed(0)
@@ -155,7 +154,7 @@ def test_squared_error_is_a_gaussian_of_variance_one_half():
     """-log N(y; mu, 1/2) = (y - mu)^2 + const, so the loss of 2015 has the gradient of this likelihood."""
     x, px = torch.full((1, 1, 1, 1), 100 / 255), torch.tensor(0.9).reshape(1, 1, 1, 1, 1).requires_grad_()
     torch.manual_seed(0)
-    likelihood = GaussianFixed(0.5)
+    likelihood = GaussianShared(0.5, learned=False)
     (-likelihood.log_prob(x, px)).sum().backward()
     torch.manual_seed(0)
     y = (100 + torch.rand_like(x)) / 256

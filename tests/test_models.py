@@ -7,7 +7,6 @@ from course_utils.distributions import (
     Bernoulli,
     DiscretisedGaussian,
     DiscretisedLogistic,
-    GaussianFixed,
     GaussianPerPixel,
     GaussianShared,
 )
@@ -22,7 +21,6 @@ MODELS = {
         Bernoulli,
         DiscretisedGaussian,
         DiscretisedLogistic,
-        GaussianFixed,
         GaussianPerPixel,
         GaussianShared,
     )

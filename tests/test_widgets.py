@@ -16,7 +16,6 @@ from course_utils.widgets import CLASS_COLOURS, LatentPlane, PlaneState, page, p
 
 LIKELIHOODS = [
     distributions.Bernoulli,
-    distributions.GaussianFixed,
     distributions.GaussianShared,
     distributions.GaussianPerPixel,
     distributions.DiscretisedLogistic,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from course_utils import evaluate, ledger, recipes
 from course_utils.data import fixed_binary, load_digits
-from course_utils.distributions import DiscretisedGaussian, GaussianFixed, GaussianPerPixel, GaussianShared
+from course_utils.distributions import DiscretisedGaussian, GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
 from course_utils.train import read_safely, save_checkpoint
 
@@ -45,7 +45,7 @@ LESSON_01 = "01_basic_vae"
 GAUSSIANS = {
     "gaussian_shared": GaussianShared,
     "gaussian_per_pixel": GaussianPerPixel,
-    "squared_error": GaussianFixed,
+    "squared_error": lambda: GaussianShared(0.5, learned=False),
     "discretised_gaussian": DiscretisedGaussian,
 }
 JOBS = [
