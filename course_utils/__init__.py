@@ -2,7 +2,7 @@
 
 Read the modules in the order in which the data flows; each may import only from those above it:
 
-    strokes, scenes      embedded pictures, drawn by our own code, with known factors
+    strokes              embedded digits, drawn by our own code, with known factors
     data                 real and embedded images as uint8 tensors, and batches of them
     distributions        log-densities, divergences, likelihoods; everything in nats
     models/              one file per model: its mathematics, then its parts, then the whole
