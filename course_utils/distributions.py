@@ -203,17 +203,18 @@ class DiscretisedGaussian(nn.Module):
     def location(self, px: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, log_scale), each (B, C, H, W), in units of the pixel range.
 
-        The floor is that of the logistic. Above the ceiling all inner levels are alike anyway, and float32
-        could no longer tell the two edges of a bin apart.
+        mu stays in [-1, 2], black and white with one range to spare on either side: torch's log_ndtr has no
+        true gradient thousands of deviations out. The floor of the scale is that of the logistic. Above its
+        ceiling all inner levels are alike anyway, and float32 could not tell the edges of a bin apart.
         """
-        mu, log_scale = px.unbind(dim=1)
-        return mu + 0.5, (log_scale - 2).clamp(min=-7.0, max=2.0)
+        raw, log_scale = px.unbind(dim=1)
+        return 0.5 + 1.5 * torch.tanh(raw / 1.5), (log_scale - 2).clamp(min=-7.0, max=2.0)
 
     def mean(self, px: Tensor) -> Tensor:
         return self.location(px)[0].clamp(0, 1)
 
     def from_mean(self, mean: Tensor) -> Tensor:
-        return mean - 0.5
+        return 1.5 * torch.atanh((mean - 0.5) / 1.5)
 
     def sample(self, px: Tensor) -> Tensor:
         mu, log_scale = self.location(px)

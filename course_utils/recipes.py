@@ -55,7 +55,7 @@ def build_mlp() -> VAE:
 
 def mlp(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[VAE, Training]:
     """The headline of lesson 01: binary digits, a new draw of each grey value every time it is seen."""
-    n_steps = pick(budget, smoke=40, quick=6_000, study=20_000, full=120_000)
+    n_steps = pick(budget, smoke=40, quick=5_000, study=20_000, full=120_000)
     torch.manual_seed(seed)
     model = build_mlp()
     return model, train_digits(model, train, n_steps, lr=3e-3, seed=seed, state=state, label="mlp")
@@ -70,7 +70,7 @@ def mlp_grey(
     train: Images, budget: str, seed: int = 0, state: Path | None = None, likelihood: nn.Module | None = None
 ) -> tuple[VAE, Training]:
     """Grey digits. The Gaussians that lesson 01 compares are this with another likelihood."""
-    n_steps = pick(budget, smoke=40, miniature=600, quick=4_000, study=12_000, full=120_000)
+    n_steps = pick(budget, smoke=40, miniature=400, quick=3_000, study=12_000, full=120_000)
     torch.manual_seed(seed)
     model = build_mlp_grey(likelihood)
     label = f"mlp_grey {type(model.likelihood).__name__}"

@@ -374,9 +374,12 @@ def open_and_run(page, lab, notebook: str) -> None:
     """Open a copy of a lesson, since Lab saves what it opens, and run all of its cells."""
     address, folder = lab
     shutil.copy(LESSONS / notebook, folder / notebook)
-    page.goto(f"{address}/lab/tree/{notebook}")
-    kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-    page.wait_for_function(f"{kernel}?.status === 'idle'", timeout=60_000)
+    # A workspace of its own, or Lab brings the lesson before back to the front and runs that.
+    page.goto(f"{address}/lab/workspaces/{notebook[:2]}/tree/{notebook}")
+    shown = "window.jupyterapp?.shell.currentWidget"
+    is_open = f"{shown}?.context?.path === '{notebook}'"
+    is_idle = f"{shown}?.sessionContext?.session?.kernel?.status === 'idle'"
+    page.wait_for_function(f"{is_open} && {is_idle}", timeout=60_000)
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
