@@ -5,7 +5,6 @@ import torch
 
 from course_utils.distributions import (
     Bernoulli,
-    DiscretisedGaussian,
     DiscretisedLogistic,
     GaussianPerPixel,
     GaussianShared,
@@ -19,7 +18,6 @@ MODELS = {
     )
     for likelihood in (
         Bernoulli,
-        DiscretisedGaussian,
         DiscretisedLogistic,
         GaussianPerPixel,
         GaussianShared,

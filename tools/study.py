@@ -21,7 +21,7 @@ from torch import Tensor
 
 from course_utils import evaluate, ledger, recipes
 from course_utils.data import fixed_binary, load_digits
-from course_utils.distributions import DiscretisedGaussian, GaussianPerPixel, GaussianShared
+from course_utils.distributions import GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
 from course_utils.train import read_safely, save_checkpoint
 
@@ -47,7 +47,6 @@ GAUSSIANS = {
     "gaussian_shared": GaussianShared,
     "gaussian_per_pixel": GaussianPerPixel,
     "squared_error": lambda: GaussianShared(0.5, learned=False),
-    "discretised_gaussian": DiscretisedGaussian,
 }
 JOBS = [
     *(Job(LESSON_01, "mlp", "real", seed) for seed in range(3)),
