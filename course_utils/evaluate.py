@@ -4,7 +4,7 @@ Everything here returns one value per image; `mean_and_error` reduces, once.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -55,13 +55,11 @@ def in_chunks(model: nn.Module, images: Images, chunk: int = CHUNK) -> Iterator[
         yield as_grey(pixels.to(device))
 
 
-def bound(
-    model: nn.Module, images: Images, *, seed: int = 0, objective: Callable[[nn.Module, Tensor], Elbo] = elbo
-) -> Elbo:
+def bound(model: nn.Module, images: Images, *, seed: int = 0) -> Elbo:
     """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L)."""
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = [objective(model, x) for x in in_chunks(model, images)]
+        parts = [elbo(model, x) for x in in_chunks(model, images)]
     return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
 
 

@@ -54,13 +54,11 @@ def show(figure: Figure, alt: str) -> None:
     display({"image/png": picture, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def new_figure(
-    title: str, height: float, n_rows: int = 1, n_columns: int = 1, **grid
-) -> tuple[Figure, list[Axes]]:
+def new_figure(title: str, height: float, n_rows: int = 1, n_columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of the course's width with its point written above it, and its axes, row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
-    axes = figure.subplots(n_rows, n_columns, squeeze=False, **grid)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -163,16 +161,13 @@ def plot_bars(
     title: str,
     *,
     x_label: str,
-    errors: Sequence[float] | None = None,
     reference: tuple[str, float] | None = None,
     own: dict[int, float] | None = None,
 ) -> Figure:
     """Horizontal bars with their values. `own` marks at bar i what the reader's own run measured."""
     figure, (axes,) = new_figure(title, 1.4 + 0.55 * len(names))
     worse = [reference is not None and value > reference[1] for value in values]
-    axes.barh(
-        range(len(names)), values, xerr=errors, color=[ORANGE if w else BLUE for w in worse], height=0.62
-    )
+    axes.barh(range(len(names)), values, color=[ORANGE if w else BLUE for w in worse], height=0.62)
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
