@@ -314,9 +314,9 @@ class Batches:
 
     All pixels stay on the device as bytes, so a batch is one gather. An epoch is a new random order,
     which follows from seed and epoch alone: training that resumes at step 1,000 sees what it would
-    have seen. The `len(batches)` steps of an epoch leave out the last, smaller batch unless
-    `keep_last`. With `binarise` each batch is a new binary draw of its grey values, made by torch's
-    global generator on the device.
+    have seen; without `shuffle` every epoch has the order of the file. The `len(batches)` steps of an
+    epoch leave out the last, smaller batch unless `keep_last`. With `binarise` each batch is a new
+    binary draw of its grey values, made by torch's global generator on the device.
     """
 
     def __init__(
@@ -326,6 +326,7 @@ class Batches:
         *,
         binarise: bool = False,
         keep_last: bool = False,
+        shuffle: bool = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
@@ -337,7 +338,7 @@ class Batches:
         if not 1 <= batch_size <= len(pixels):
             raise ValueError(f"batch_size={batch_size} does not fit {len(pixels)} images")
         self.pixels = pixels.to(device)
-        self.batch_size, self.binarise, self.seed = batch_size, binarise, seed
+        self.batch_size, self.binarise, self.seed, self.shuffle = batch_size, binarise, seed, shuffle
         whole, rest = divmod(len(pixels), batch_size)
         self.n_batches = whole + (1 if rest and keep_last else 0)
         self.epoch, self.order = -1, torch.empty(0)
@@ -353,8 +354,9 @@ class Batches:
         epoch, position = divmod(step, len(self))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self.order = torch.randperm(len(self.pixels), generator=generator)
-            self.order = self.order.to(self.pixels.device)
+            n = len(self.pixels)
+            order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+            self.order = order.to(self.pixels.device)
             self.epoch = epoch
         index = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         x = as_grey(self.pixels[index])

@@ -8,6 +8,7 @@ untrained, for a checkpoint to be loaded into.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from course_utils.data import KINDS, Batches, DataError, Images, fixed_binary, l
 from course_utils.distributions import Bernoulli, DiscretisedLogistic
 from course_utils.evaluate import bound, mean_and_error
 from course_utils.models.vae import VAE
+from course_utils.models.vae_2015 import VAE2015
+from course_utils.optim import Committed2015
 from course_utils.train import (
     Training,
     TrainingError,
     choose_device,
+    constant,
     fit,
     load_checkpoint,
     pick,
@@ -88,6 +92,41 @@ def plane(train: Images, budget: str, seed: int = 0, state: Path | None = None) 
     torch.manual_seed(seed)
     model = build_plane()
     return model, train_digits(model, train, n_steps, lr=2e-3, seed=seed, state=state, label="plane")
+
+
+# Lesson 02 ---------------------------------------------------------------------------------------
+
+
+def build_vae_2015() -> VAE2015:
+    """The network of vae.py, 784-512-512-256-384 and back."""
+    return VAE2015()
+
+
+def vae_2015(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None, rule=Committed2015, lr: float = 1e-4
+) -> tuple[VAE2015, Training]:
+    """vae.py as it was run: grey digits in batches of 1,000, never shuffled, at a constant learning rate.
+
+    Its 500 epochs are the study's 25,000 updates. `rule(parameters, lr=, n_images=)` is the optimiser.
+    """
+    n_steps = pick(budget, smoke=20, miniature=100, quick=300, study=25_000, full=25_000)
+    torch.manual_seed(seed)
+    model = build_vae_2015().to(choose_device())
+    device = next(model.parameters()).device
+    n_images = min(1_000, len(train.pixels))
+    batches = Batches(train.pixels, n_images, shuffle=False, device=device)
+    optimizer = rule(model.parameters(), lr=lr, n_images=n_images)
+    training = fit(
+        model,
+        batches,
+        n_steps,
+        optimizer=optimizer,
+        schedule=constant,
+        max_gradient=math.inf,
+        state=state,
+        label="vae_2015",
+    )
+    return model, training
 
 
 # Shipped weights and the command line ------------------------------------------------------------

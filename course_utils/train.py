@@ -100,6 +100,11 @@ def one_cycle(step: int, n_steps: int) -> float:
     return min(1.0, share / 0.05) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 
+def constant(step: int, n_steps: int) -> float:
+    """The learning rate stays at its peak."""
+    return 1.0
+
+
 def fit(
     model: nn.Module,
     batches,
@@ -109,6 +114,8 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     lr: float = 1e-3,
     warm_up_steps: int = 0,
+    schedule: Callable[[int, int], float] = one_cycle,
+    max_gradient: float = MAX_GRADIENT,
     bf16: bool = False,
     compile: bool = False,
     state: Path | None = None,
@@ -116,7 +123,8 @@ def fit(
 ) -> Training:
     """Maximise the objective over n_steps batches, `batches[0]` to `batches[n_steps - 1]`; trains in place.
 
-    The optimiser is Adam unless given; `lr` is its peak. `warm_up_steps` let beta rise from 0 to 1.
+    The optimiser is Adam unless given; `lr` is its peak, and `schedule(step, n_steps)` the share of it that a
+    step takes. Gradients longer than `max_gradient` are shortened. `warm_up_steps` let beta rise from 0 to 1.
     `bf16` computes the layers in bfloat16, sums stay in float32; `compile` compiles the objective.
     Stopping the cell keeps what is trained and returns it. With `state`, a path, training is saved there
     at the start, about every tenth of the way, and at the end. If that file exists, training goes on from
@@ -139,7 +147,7 @@ def fit(
     try:
         for step in bar:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * one_cycle(step, n_steps)
+                group["lr"] = peak * schedule(step, n_steps)
 
             x = batches[step]
             buffers = [buffer.clone() for buffer in model.buffers()]
@@ -148,7 +156,7 @@ def fit(
             loss = bound.loss(beta=warm_up(step, warm_up_steps))
             optimizer.zero_grad()
             loss.backward()
-            n_bad = 0 if descend(model, optimizer, buffers) else n_bad + 1
+            n_bad = 0 if descend(model, optimizer, buffers, max_gradient) else n_bad + 1
             if n_bad == MAX_BAD_STEPS:
                 raise TrainingError(explain_failure(model, x, step))
 
@@ -165,7 +173,9 @@ def fit(
     return Training(log.rows, log.step, finished, log.n_skipped, log.seconds)
 
 
-def descend(model: nn.Module, optimizer: torch.optim.Optimizer, buffers: list[Tensor]) -> bool:
+def descend(
+    model: nn.Module, optimizer: torch.optim.Optimizer, buffers: list[Tensor], max_gradient: float
+) -> bool:
     """One step along the gradient, shortened if it is long; True if there was one.
 
     A gradient that is not finite is left as it is, for `explain_failure` to look at, and the buffers are put
@@ -176,7 +186,7 @@ def descend(model: nn.Module, optimizer: torch.optim.Optimizer, buffers: list[Te
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         return False
-    nn.utils.clip_grads_with_norm_(model.parameters(), MAX_GRADIENT, norm)
+    nn.utils.clip_grads_with_norm_(model.parameters(), max_gradient, norm)
     optimizer.step()
     return True
 

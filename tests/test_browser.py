@@ -21,7 +21,8 @@ import torch
 
 from course_utils import distributions
 from course_utils.models.vae import VAE
-from course_utils.widgets import STATIC, LatentPlane, PlaneState
+from course_utils.widgets import LatentPlane, PlaneState
+from course_utils.widgets.shared import STATIC
 
 pytestmark = pytest.mark.browser
 

@@ -60,13 +60,16 @@ def import_direction(module: str, tree: ast.AST) -> list[str]:
         return ["imports relatively; write course_utils.name"]
     if module.split(".")[0] not in ORDER:
         return [f"{module} is not in the order of course_utils/__init__.py"]
-    if module == "models.__init__":
-        allowed = {name for name in imported_modules(tree) if name.startswith("models.")}
+    if module in ("models.__init__", "widgets.__init__"):
+        package = module.removesuffix("__init__")
+        allowed = {name for name in imported_modules(tree) if name.startswith(package)}
     elif module.startswith("models."):
         allowed = {"distributions"} | ({"models", "models.common"} - {module})
-    else:
-        above = ORDER[: ORDER.index(module)]
+    else:  # a board may also import what all boards share
+        package = module.split(".")[0]
+        above = ORDER[: ORDER.index(package)]
         allowed = {name for name in imported_modules(tree) if name.split(".")[0] in above}
+        allowed |= {"widgets", "widgets.shared"} if package == "widgets" else set()
     return [f"{module} imports {name}, which is not above it" for name in imported_modules(tree) - allowed]
 
 

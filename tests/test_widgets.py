@@ -12,7 +12,9 @@ from torch import nn
 
 from course_utils import distributions
 from course_utils.models.vae import VAE
-from course_utils.widgets import CLASS_COLOURS, LatentPlane, PlaneState, page, page_decoder
+from course_utils.widgets import LatentPlane, PlaneState
+from course_utils.widgets.latent_plane import CLASS_COLOURS
+from course_utils.widgets.shared import page, page_decoder
 
 LIKELIHOODS = [
     distributions.Bernoulli,
@@ -105,7 +107,7 @@ def test_an_unknown_layer_is_named_with_what_to_do():
 def test_an_unknown_likelihood_is_named_with_what_to_do():
     model = small_vae()
     model.likelihood = nn.Identity()
-    with pytest.raises(TypeError, match=r"mean of a Identity: add it to widgets.MEAN"):
+    with pytest.raises(TypeError, match=r"mean of a Identity: add it to widgets.shared.MEAN"):
         page_decoder(model)
 
 

@@ -16,9 +16,13 @@ class Output(NamedTuple):
     p: list[tuple[Tensor, Tensor]]  # prior (mu, log_var) of each layer
 
 
-def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with a SiLU between each two: (B, sizes[0]) -> (B, sizes[-1])."""
+def mlp(sizes: Sequence[int], batch_norm: bool = False) -> nn.Sequential:
+    """Linear layers with a SiLU between each two: (B, sizes[0]) -> (B, sizes[-1]).
+
+    With `batch_norm` each hidden layer is normalised before its SiLU, the last layer never (lesson 02).
+    """
+    *hidden, last = pairwise(sizes)
     layers = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+    for n_in, n_out in hidden:
+        layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(*last))

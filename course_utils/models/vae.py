@@ -18,6 +18,7 @@ from course_utils.models.common import Output, mlp
 class VAE(nn.Module):
     """Encoder and decoder are mirror images, `hidden` their widths from the pixels to the latent.
 
+    `batch_norm` normalises their hidden layers, `mu_norm`, a module the mean of q (lesson 02).
     What they return is float32, also where autocast computes in bfloat16: the sums of the bound need it.
     """
 
@@ -27,14 +28,17 @@ class VAE(nn.Module):
         hidden: tuple[int, ...] = (512, 512),
         latent_dim: int = 40,
         likelihood: nn.Module | None = None,
+        batch_norm: bool = False,
+        mu_norm: nn.Module | None = None,
     ):
         super().__init__()
         self.image_shape = image_shape
         self.latent_dim = latent_dim
         self.likelihood = likelihood or Bernoulli()
         n_pixels = math.prod(image_shape)
-        self.encoder = mlp([n_pixels, *hidden, 2 * latent_dim])
-        self.decoder = mlp([latent_dim, *reversed(hidden), self.likelihood.n_params * n_pixels])
+        self.encoder = mlp([n_pixels, *hidden, 2 * latent_dim], batch_norm)
+        self.mu_norm = mu_norm or nn.Identity()
+        self.decoder = mlp([latent_dim, *reversed(hidden), self.likelihood.n_params * n_pixels], batch_norm)
 
     @torch.no_grad()
     def start_at_mean(self, mean: Tensor) -> None:
@@ -58,7 +62,7 @@ class VAE(nn.Module):
                 f"but was given {tuple(x.shape)}; for a single image, add the batch axis with x[None]"
             )
         mu, log_var = self.encoder(x.flatten(start_dim=1)).float().chunk(2, dim=1)
-        return mu, log_var
+        return self.mu_norm(mu), log_var
 
     def decode(self, z: Tensor) -> Tensor:
         """The parameters of p(x|z) for each pixel: (B, D) -> (B, P, C, H, W)."""

@@ -1,39 +1,17 @@
-"""Boards: a trained model under the reader's hand, answering at once.
-
-A board has three parts, and each can be read alone:
-
-    the state   what the reader has chosen, in plain Python; no front end needed    PlaneState
-    the view    a widget that hands state and weights to the page                   LatentPlane
-    the page    JavaScript that draws, listens and decodes                          static/
-
-The decoder's weights travel to the page once, as 16-bit floats. A move then asks nobody: neither the kernel,
-which may be training, nor the network. So a board is quick, and lives on in a saved page that has no kernel.
-"""
+"""The latent plane of lesson 01: a point to drag, and what the decoder draws there."""
 
 import base64
-import io
-import math
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import anywidget
 import numpy as np
 import torch
 import traitlets
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor, nn
 
-from course_utils.distributions import (
-    Bernoulli,
-    DiscretisedLogistic,
-    GaussianPerPixel,
-    GaussianShared,
-)
-
-STATIC = Path(__file__).parent / "static"
+from course_utils.widgets.shared import page, page_decoder, still
 
 # Ten classes that stay apart for colour-blind eyes too (tests/test_widgets.py measures it), dark enough for
 # digits on white, none near the orange that means "the point you hold".
@@ -41,58 +19,6 @@ CLASS_COLOURS = [
     "#0072b2", "#8b4a17", "#058761", "#b4278d", "#4a5867",
     "#223691", "#749557", "#ad6e8a", "#4898ba", "#740b00",
 ]  # fmt: skip
-
-
-# The decoder, packed for the page ---------------------------------------------------------------
-
-# What a likelihood's `mean` does to the numbers it is given.
-MEAN = {
-    Bernoulli: [{"op": "sigmoid"}],
-    GaussianShared: [{"op": "clamp"}],
-    GaussianPerPixel: [{"op": "clamp"}],
-    DiscretisedLogistic: [{"op": "shift", "by": 0.5}, {"op": "clamp"}],
-}
-
-
-def page_decoder(model: nn.Module) -> tuple[list[dict], bytes]:
-    """What static/decoder.js needs to turn z into the mean of p(x|z): the operations, and all their weights.
-
-    The weights are little-endian 16-bit floats, each layer's matrix row by row and then its bias. Of the last
-    layer only the rows of the mean are kept. Raises TypeError for a layer or likelihood that the page does
-    not know, and ValueError for weights that 16 bits cannot hold.
-    """
-    layers, weights = [], []
-    for index, layer in enumerate(model.decoder):
-        match layer:
-            case nn.Linear():
-                is_last = index == len(model.decoder) - 1
-                n_out = math.prod(model.image_shape) if is_last else layer.out_features
-                layers.append({"op": "linear", "n_in": layer.in_features, "n_out": n_out})
-                weights += [layer.weight[:n_out], layer.bias[:n_out]]
-            case nn.SiLU():
-                layers.append({"op": "silu"})
-            case _:
-                raise TypeError(
-                    f"the page cannot decode layer {index} of the decoder, a {type(layer).__name__}: "
-                    "it knows Linear and SiLU; teach it with a function in static/decoder.js "
-                    "and a case in widgets.page_decoder"
-                )
-    if type(model.likelihood) not in MEAN:
-        raise TypeError(
-            f"the page does not know the mean of a {type(model.likelihood).__name__}: add it to widgets.MEAN"
-        )
-    return layers + MEAN[type(model.likelihood)], pack(weights)
-
-
-def pack(weights: list[Tensor]) -> bytes:
-    """The tensors one after the other, as little-endian 16-bit floats."""
-    packed = torch.cat([w.detach().flatten().cpu() for w in weights]).half().numpy().astype("<f2")
-    if not np.isfinite(packed).all():
-        raise ValueError(
-            "the decoder holds weights that are not finite or too large for 16 bits: "
-            "the training has diverged; train again with a smaller learning rate"
-        )
-    return packed.tobytes()
 
 
 # The state --------------------------------------------------------------------------------------
@@ -141,13 +67,7 @@ class PlaneState:
         return self.at(*z)
 
 
-# The views --------------------------------------------------------------------------------------
-
-
-def page(*names: str) -> str:
-    """The files of static/ as one: those of JavaScript lose their imports of each other."""
-    text = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
-    return re.sub(r'^import [^;]*? from "\./[^;]*;\n', "", text, flags=re.MULTILINE)
+# The view ---------------------------------------------------------------------------------------
 
 
 class LatentPlane(anywidget.AnyWidget):
@@ -253,8 +173,4 @@ def plane_png(state: PlaneState, codes: list[list], decoded: np.ndarray) -> byte
         axes.tick_params(colors="#566173", length=0, labelsize=8)
         axes.spines[:].set_visible(False)
         axes.title.set(color="#1b2433", size=11)
-    FigureCanvasAgg(figure).draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    png = io.BytesIO()  # 256 colours: 40 KB in the notebook instead of 150
-    picture.quantize(method=Image.Quantize.FASTOCTREE).save(png, "png", optimize=True)
-    return png.getvalue()
+    return still(figure)
