@@ -3,6 +3,7 @@
 Everything here returns one value per image; `mean_and_error` reduces, once.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
-from course_utils.data import Images, as_grey
-from course_utils.distributions import LEVELS, per_image
+from course_utils.data import Batches, Images, as_grey
+from course_utils.distributions import LEVELS, Bernoulli, per_image
 from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights
 
 CHUNK = 500  # images at a time
@@ -55,11 +57,14 @@ def in_chunks(model: nn.Module, images: Images, chunk: int = CHUNK) -> Iterator[
         yield as_grey(pixels.to(device))
 
 
-def bound(model: nn.Module, images: Images, *, seed: int = 0) -> Elbo:
-    """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L)."""
+def bound(model: nn.Module, images: Images, *, chunk: int = CHUNK, seed: int = 0) -> Elbo:
+    """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L).
+
+    `chunk` images at a time: that changes nothing but the noise, except under `batch_statistics`.
+    """
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = [elbo(model, x) for x in in_chunks(model, images)]
+        parts = [elbo(model, x) for x in in_chunks(model, images, chunk)]
     return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
 
 
@@ -106,3 +111,51 @@ def histogram_log_prob(train: Images, images: Images) -> Tensor:
     log_p = torch.log(counts / counts.sum(dim=1, keepdim=True))
     rows = images.pixels.flatten(start_dim=1).long()
     return per_image(log_p.T.gather(0, rows))
+
+
+# Batch norm: whose mean and variance? ------------------------------------------------------------
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Every batch norm uses the batch at hand, in evaluation mode too; its running averages stay as they were.
+
+    What an image is worth then depends on the images beside it.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    running = [(layer.running_mean, layer.running_var) for layer in layers]
+    try:
+        for layer in layers:
+            layer.running_mean = layer.running_var = None
+        yield
+    finally:
+        for layer, (mean, var) in zip(layers, running, strict=True):
+            layer.running_mean, layer.running_var = mean, var
+
+
+def with_population_statistics(model: nn.Module, train: Images, *, seed: int = 0) -> nn.Module:
+    """A copy of the model whose batch norms hold averages over the whole training set at its present weights.
+
+    The running averages of training are those of the last batches, under weights that were still changing.
+    This is the recipe of Ioffe & Szegedy 2015, algorithm 2: the mean of the batches' means and variances.
+    """
+    model = copy.deepcopy(model)
+    device = next(model.parameters()).device
+    binary = isinstance(model.likelihood, Bernoulli)
+    batches = Batches(train.pixels, min(CHUNK, len(train.pixels)), binarise=binary, seed=seed, device=device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        update_bn((batches[step] for step in range(len(batches))), model)
+    return model
+
+
+def with_prior_statistics(model: nn.Module, *, n: int = 10_000, seed: int = 0) -> nn.Module:
+    """A copy of the model whose decoder's batch norms hold averages over n draws of z from N(0, I).
+
+    In training they see z ~ q(z|x), when generating z ~ p(z). The code of NVAE (Vahdat & Kautz 2020) does
+    this before it samples.
+    """
+    model = copy.deepcopy(model)
+    z = torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(seed))
+    update_bn(z.to(next(model.parameters()).device).split(CHUNK), model.decoder)
+    return model
