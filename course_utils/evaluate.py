@@ -118,19 +118,20 @@ def histogram_log_prob(train: Images, images: Images) -> Tensor:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Every batch norm uses the batch at hand, in evaluation mode too; its running averages stay as they were.
+    """Every batch norm uses the batch at hand, in evaluation mode too; its running averages stay as they are.
 
     What an image is worth then depends on the images beside it.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    running = [(layer.running_mean, layer.running_var) for layer in layers]
+    names = ("running_mean", "running_var", "num_batches_tracked")  # in training mode the last would count on
+    kept = [(layer, name, getattr(layer, name)) for layer in layers for name in names]
     try:
-        for layer in layers:
-            layer.running_mean = layer.running_var = None
+        for layer, name, _ in kept:
+            setattr(layer, name, None)
         yield
     finally:
-        for layer, (mean, var) in zip(layers, running, strict=True):
-            layer.running_mean, layer.running_var = mean, var
+        for layer, name, value in kept:
+            setattr(layer, name, value)
 
 
 def with_population_statistics(model: nn.Module, train: Images, *, seed: int = 0) -> nn.Module:

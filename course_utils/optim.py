@@ -14,6 +14,7 @@ SGD with Nesterov's momentum and Adam are torch's own: `torch.optim.SGD(nesterov
 Sources: kastnerkyle/ift6266h15, optimizers.py (2015); kastnerkyle/dagbldr; after Graves 2013, eq. 38-45.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -30,6 +31,8 @@ class Committed2015(torch.optim.Optimizer):
     which the code of 2015 minimised: give it the batch size.
     """
 
+    pulls_to_zero = True  # if the gradient is not finite; the final rule does not look
+
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, n_images: int, momentum: float = 0.9):
         super().__init__(parameters, {"lr": lr, "n_images": n_images, "momentum": momentum})
 
@@ -38,31 +41,35 @@ class Committed2015(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = torch._foreach_mul([p.grad for p in parameters], float(group["n_images"]))
-            norm = nn.utils.get_total_norm(gradients)
-            if norm.isfinite():
-                torch._foreach_mul_(gradients, self.factor(norm))
+            gradients, scale = [p.grad for p in parameters], group["n_images"]
+            norm = scale * nn.utils.get_total_norm(gradients).item()
+            if math.isfinite(norm) or not self.pulls_to_zero:
+                scale *= self.factor(norm)
             else:  # as the code had it: such a step only pulls the weights towards 0
-                gradients = torch._foreach_mul(parameters, 0.1)
-            self.divide(gradients, parameters)
+                gradients, scale = [p.clone() for p in parameters], 0.1
+            directions = self.divide(gradients, scale, parameters)
 
             velocities = [self.remembered(p, "velocity") for p in parameters]
-            lr, momentum = group["lr"], group["momentum"]
+            rate, momentum = group["lr"] * scale, group["momentum"]
             torch._foreach_add_(parameters, velocities, alpha=momentum**2)
-            torch._foreach_add_(parameters, gradients, alpha=-(1 + momentum) * lr)
+            torch._foreach_add_(parameters, directions, alpha=-(1 + momentum) * rate)
             torch._foreach_mul_(velocities, momentum)
-            torch._foreach_add_(velocities, gradients, alpha=-lr)
+            torch._foreach_add_(velocities, directions, alpha=-rate)
 
-    def factor(self, norm: Tensor) -> Tensor:
-        """What a gradient of this length is multiplied by: () -> ()."""
-        return LONGEST / norm.sqrt().clamp(min=LONGEST)
+    def factor(self, norm: float) -> float:
+        """What a gradient of this length is multiplied by."""
+        return LONGEST / max(LONGEST, math.sqrt(norm))
 
-    def divide(self, gradients: list[Tensor], parameters: list[nn.Parameter]) -> None:
-        """Divide the gradients in place. The committed rule does not."""
+    def divide(self, gradients: list[Tensor], scale: float, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """The gradients, divided by what the rule remembers of g' = scale * gradient: here by nothing."""
+        return gradients
 
     def remembered(self, parameter: nn.Parameter, name: str) -> Tensor:
         """The state of that name, zero at first: the shape of the parameter."""
-        return self.state[parameter].setdefault(name, torch.zeros_like(parameter))
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros_like(parameter)
+        return state[name]
 
 
 class July2015(Committed2015):
@@ -70,33 +77,32 @@ class July2015(Committed2015):
 
     decay = 0.9
 
-    def divide(self, gradients: list[Tensor], parameters: list[nn.Parameter]) -> None:
-        variances = self.variances(gradients, parameters)
-        torch._foreach_clamp_min_(variances, NO_DIVISION**2)  # before the root: rounding can leave it below 0
-        torch._foreach_sqrt_(variances)
-        torch._foreach_div_(gradients, variances)
-
-    def variances(self, gradients: list[Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
-        """avg(g^2) - avg(g)^2 of each parameter, this gradient included."""
+    def divide(self, gradients: list[Tensor], scale: float, parameters: list[nn.Parameter]) -> list[Tensor]:
         means = [self.remembered(p, "mean") for p in parameters]
         squares = [self.remembered(p, "square") for p in parameters]
-        torch._foreach_lerp_(means, gradients, 1 - self.decay)
+        torch._foreach_mul_(means, self.decay)
+        torch._foreach_add_(means, gradients, alpha=(1 - self.decay) * scale)
         torch._foreach_mul_(squares, self.decay)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - self.decay)
-        return torch._foreach_addcmul(squares, means, means, -1.0)
+        torch._foreach_addcmul_(squares, gradients, gradients, (1 - self.decay) * scale**2)
+        quotients = torch._foreach_addcmul(squares, means, means, -1.0)  # from here on in place
+        self.floor(quotients)
+        torch._foreach_rsqrt_(quotients)
+        torch._foreach_mul_(quotients, gradients)
+        return quotients
+
+    def floor(self, variances: list[Tensor]) -> None:
+        """Keep the variances above 0, in place; rounding can leave them below."""
+        torch._foreach_clamp_min_(variances, NO_DIVISION**2)
 
 
 class Final2015(July2015):
     """As it stayed: a length of at most 5, a longer memory, and a floor inside the root."""
 
     decay = 0.95
+    pulls_to_zero = False
 
-    def factor(self, norm: Tensor) -> Tensor:
-        return LONGEST / norm.clamp(min=LONGEST)
+    def factor(self, norm: float) -> float:
+        return LONGEST / max(LONGEST, norm)
 
-    def divide(self, gradients: list[Tensor], parameters: list[nn.Parameter]) -> None:
-        variances = self.variances(gradients, parameters)
-        torch._foreach_clamp_min_(variances, 0.0)
-        torch._foreach_add_(variances, NO_DIVISION)
-        torch._foreach_sqrt_(variances)
-        torch._foreach_div_(gradients, variances)
+    def floor(self, variances: list[Tensor]) -> None:
+        torch._foreach_add_(variances, NO_DIVISION)  # the rounding error of squares up to 25 is smaller

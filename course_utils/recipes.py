@@ -10,6 +10,7 @@ untrained, for a checkpoint to be loaded into.
 import argparse
 import math
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from course_utils.data import KINDS, Batches, DataError, Images, fixed_binary, l
 from course_utils.distributions import Bernoulli, DiscretisedLogistic
 from course_utils.evaluate import bound, mean_and_error
 from course_utils.models.vae import VAE
-from course_utils.models.vae_2015 import VAE2015
+from course_utils.models.vae_2015 import VAE2015, BatchNorm2015
 from course_utils.optim import Committed2015
 from course_utils.train import (
     Training,
@@ -38,14 +39,22 @@ BUDGETS = ("smoke", "quick", "study", "full")
 
 
 def train_digits(
-    model: nn.Module, train: Images, n_steps: int, *, lr: float, seed: int, state: Path | None, label: str
+    model: nn.Module,
+    train: Images,
+    n_steps: int,
+    *,
+    lr: float,
+    seed: int,
+    state: Path | None,
+    label: str,
+    batch_size: int = 128,
 ) -> Training:
-    """What the models of digits have in common: batches of 128, a warm-up over a tenth of the steps."""
+    """What the models of digits have in common: a start at the mean, a warm-up over a tenth of the steps."""
     model.start_at_mean(train.pixels.float().mean(dim=0) / 255)
     model.to(choose_device())
     binary = isinstance(model.likelihood, Bernoulli)
     device = next(model.parameters()).device
-    batches = Batches(train.pixels, 128, binarise=binary, seed=seed, device=device)
+    batches = Batches(train.pixels, batch_size, binarise=binary, seed=seed, device=device)
     return fit(model, batches, n_steps, lr=lr, warm_up_steps=n_steps // 10, state=state, label=label)
 
 
@@ -97,41 +106,105 @@ def plane(train: Images, budget: str, seed: int = 0, state: Path | None = None) 
 # Lesson 02 ---------------------------------------------------------------------------------------
 
 
-def build_vae_2015() -> VAE2015:
-    """The network of vae.py, 784-512-512-256-384 and back."""
-    return VAE2015()
+def build_mlp_bn() -> VAE:
+    """The network of lesson 01 with batch norm on its hidden layers."""
+    return VAE(hidden=(512, 512), latent_dim=40, likelihood=Bernoulli(), batch_norm=True)
+
+
+def mlp_bn(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[VAE, Training]:
+    """The headline of lesson 02: binary digits, in batches large enough for their mean and variance."""
+    n_steps = pick(budget, smoke=40, quick=3_000, study=6_000, full=60_000)
+    torch.manual_seed(seed)
+    model = build_mlp_bn()
+    settings = {"lr": 1.5e-2, "batch_size": 512, "seed": seed, "state": state, "label": "mlp_bn"}
+    return model, train_digits(model, train, n_steps, **settings)
+
+
+def fixed_gain(latent_dim: int, gain: float) -> nn.BatchNorm1d:
+    """A batch norm for mu whose gain stays: it bounds the KL from below (Zhu et al. 2020, BN-VAE)."""
+    norm = nn.BatchNorm1d(latent_dim)
+    nn.init.constant_(norm.weight, gain)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def mlp_bn_ablation(
+    train: Images,
+    budget: str,
+    seed: int = 0,
+    state: Path | None = None,
+    batch_norm: bool = True,
+    mu_norm: Callable[[], nn.Module] | None = None,
+) -> tuple[VAE, Training]:
+    """A quarter of the study of mlp_bn, with other parts of the network normalised."""
+    n_steps = pick(budget, smoke=40, quick=1_000, study=5_000, full=30_000)
+    torch.manual_seed(seed)
+    norm = mu_norm() if mu_norm else None
+    model = VAE(batch_norm=batch_norm, mu_norm=norm)
+    return model, train_digits(model, train, n_steps, lr=4e-3, seed=seed, state=state, label="ablation")
+
+
+def restless(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[VAE, Training]:
+    """mlp_bn stopped in full motion: batches of 16 and a high learning rate that never falls."""
+    n_steps = pick(budget, smoke=20, quick=1_000, study=1_000, full=1_000)
+    torch.manual_seed(seed)
+    model = build_mlp_bn().to(choose_device())
+    device = next(model.parameters()).device
+    batches = Batches(train.pixels, 16, binarise=True, seed=seed, device=device)
+    training = fit(model, batches, n_steps, lr=1e-2, schedule=constant, state=state, label="restless")
+    return model, training
+
+
+def build_vae_2015(normalise: bool = True, as_then: bool = True) -> VAE2015:
+    """The network of vae.py; without its batch norms, or with torch's initialisation instead of its own."""
+    model = VAE2015()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BatchNorm2015) and not normalise:
+                setattr(module, name, nn.Identity())
+            if isinstance(child, nn.Linear) and not as_then:
+                child.reset_parameters()
+    return model
+
+
+def committed_2015(parameters: Iterable[nn.Parameter]) -> Committed2015:
+    """The optimiser of vae.py with its settings: 0.1 / 1000 on the cost summed over a batch of 1,000."""
+    return Committed2015(parameters, lr=1e-4, n_images=1_000)
 
 
 def vae_2015(
-    train: Images, budget: str, seed: int = 0, state: Path | None = None, rule=Committed2015, lr: float = 1e-4
+    train: Images,
+    budget: str,
+    seed: int = 0,
+    state: Path | None = None,
+    model: VAE2015 | None = None,
+    rule: Callable = committed_2015,
 ) -> tuple[VAE2015, Training]:
     """vae.py as it was run: grey digits in batches of 1,000, never shuffled, at a constant learning rate.
 
-    Its 500 epochs are the study's 25,000 updates. `rule(parameters, lr=, n_images=)` is the optimiser.
+    Its 500 epochs are the study's 25,000 updates; "short" and "claim" are the first 6 and 10. `model` and
+    `rule`, which makes an optimiser of the parameters, stand in for its own.
     """
-    n_steps = pick(budget, smoke=20, miniature=100, quick=300, study=25_000, full=25_000)
+    n_steps = pick(budget, smoke=20, quick=100, short=300, claim=500, study=25_000, full=25_000)
     torch.manual_seed(seed)
-    model = build_vae_2015().to(choose_device())
+    model = (model or build_vae_2015()).to(choose_device())
     device = next(model.parameters()).device
-    n_images = min(1_000, len(train.pixels))
-    batches = Batches(train.pixels, n_images, shuffle=False, device=device)
-    optimizer = rule(model.parameters(), lr=lr, n_images=n_images)
-    training = fit(
-        model,
-        batches,
-        n_steps,
-        optimizer=optimizer,
-        schedule=constant,
-        max_gradient=math.inf,
-        state=state,
-        label="vae_2015",
-    )
-    return model, training
+    batches = Batches(train.pixels, min(1_000, len(train.pixels)), shuffle=False, device=device)
+    plain = {"schedule": constant, "max_gradient": math.inf}  # what `fit` adds was not there in 2015
+    optimizer = rule(model.parameters())
+    return model, fit(model, batches, n_steps, optimizer=optimizer, **plain, state=state, label="vae_2015")
 
 
 # Shipped weights and the command line ------------------------------------------------------------
 
-RECIPES = {"mlp": (build_mlp, mlp), "mlp_grey": (build_mlp_grey, mlp_grey), "plane": (build_plane, plane)}
+RECIPES = {
+    "mlp": (build_mlp, mlp),
+    "mlp_grey": (build_mlp_grey, mlp_grey),
+    "plane": (build_plane, plane),
+    "mlp_bn": (build_mlp_bn, mlp_bn),
+    "restless": (build_mlp_bn, restless),
+    "vae_2015": (build_vae_2015, vae_2015),
+}
 
 
 def checkpoint_path(name: str, data: str) -> Path:

@@ -543,6 +543,16 @@ def test_a_step_shows_the_same_images_whatever_was_asked_before():
     assert sorted(expected[0]) != expected[0]
 
 
+@pytest.mark.parametrize("keep_last", [False, True])
+def test_without_shuffling_each_epoch_has_the_order_of_the_file(keep_last):
+    batches = Batches(numbered(100).pixels, 30, keep_last=keep_last, shuffle=False, seed=3)
+    shown = [numbers(batches[step]) for step in range(2 * len(batches))]
+    file = [list(range(start, min(start + 30, 100))) for start in range(0, 100 if keep_last else 90, 30)]
+    assert shown == 2 * file
+    assert numbers(batches[1]) == file[1]  # back in the first epoch
+    assert numbers(Batches(numbered(100).pixels, 30, seed=3)[0]) != file[0]
+
+
 def test_there_is_no_step_before_the_first():
     with pytest.raises(IndexError, match="count from 0"):
         Batches(numbered(10).pixels, 5)[-1]

@@ -1,15 +1,17 @@
 """Numbers whose truth is known."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from course_utils.data import Images
-from course_utils.distributions import DiscretisedLogistic
+from course_utils.data import Batches, Images, as_grey
+from course_utils.distributions import Bernoulli, DiscretisedLogistic
 from course_utils.evaluate import (
     active_units,
+    batch_statistics,
     bits_per_dim,
     bound,
     evaluating,
@@ -17,7 +19,10 @@ from course_utils.evaluate import (
     log_likelihood,
     mean_and_error,
     posterior_means,
+    with_population_statistics,
+    with_prior_statistics,
 )
+from course_utils.models.conv_vae import ConvVAE
 from course_utils.models.vae import VAE
 
 
@@ -104,3 +109,145 @@ def test_posterior_means_come_in_the_order_of_the_images():
     mu = posterior_means(model, some)
     assert mu.shape == (1_100, 2)
     torch.testing.assert_close(mu[1_000:1_001], posterior_means(model, some.subset(slice(1_000, 1_001))))
+
+
+# Batch norm: whose mean and variance? -------------------------------------------------------------
+
+
+def normalised(likelihood=DiscretisedLogistic) -> VAE:
+    """A VAE with batch norms whose running averages are not those they started with."""
+    norm = nn.BatchNorm1d(2)
+    model = VAE((1, 4, 4), (8,), latent_dim=2, likelihood=likelihood(), batch_norm=True, mu_norm=norm)
+    model(torch.rand(40, 1, 4, 4))
+    return model.eval()
+
+
+def convolutional() -> ConvVAE:
+    return ConvVAE(channels=(4, 8), hidden=16, latent_dim=2).eval()
+
+
+def everything(model: nn.Module) -> dict:
+    """Parameters, buffers and modes."""
+    modes = {f"{name} trains": layer.training for name, layer in model.named_modules()}
+    return {name: value.clone() for name, value in model.state_dict().items()} | modes
+
+
+def assert_same(a: dict, b: dict, names=None):
+    """Equal to the last bit."""
+    assert a.keys() == b.keys()
+    for name in names or a:
+        assert torch.equal(torch.as_tensor(a[name]), torch.as_tensor(b[name])), name
+
+
+@pytest.mark.parametrize("build", [normalised, convolutional])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_statistics_are_those_of_training_and_leave_no_trace(build, training):
+    model = build()
+    x = torch.rand(10, *model.image_shape)
+    torch.manual_seed(5)
+    expected = copy.deepcopy(model).train()(x)
+    assert not torch.equal(model(x).q[0][0], expected.q[0][0])
+    model.train(training)
+    before = everything(model)
+    torch.manual_seed(5)
+    with batch_statistics(model):
+        out = model(x)
+    assert torch.equal(out.px, expected.px) and torch.equal(out.q[0][0], expected.q[0][0])
+    assert_same(before, everything(model))
+
+
+def test_batch_statistics_leave_no_trace_after_an_error():
+    model = normalised()
+    before = everything(model)
+    with pytest.raises(RuntimeError, match="mat1"), batch_statistics(model):
+        model(torch.rand(10, 1, 4, 4))
+        model.decode(torch.rand(10, 3))
+    assert_same(before, everything(model))
+    model.train()(torch.rand(10, 1, 4, 4))  # and afterwards the averages run on
+    assert not torch.equal(before["encoder.1.running_mean"], model.encoder[1].running_mean)
+
+
+def test_under_batch_statistics_the_bound_of_an_image_depends_on_its_neighbours():
+    model, some = normalised(), images(40)
+    others = some._replace(pixels=torch.cat([some.pixels[:20], 255 - some.pixels[20:] // 4]))
+    alone, beside = (bound(model, i, chunk=40).value()[:20] for i in (some, others))
+    torch.testing.assert_close(alone, beside)
+    with batch_statistics(model):
+        alone, beside = (bound(model, i, chunk=40).value()[:20] for i in (some, others))
+        assert (alone - beside).abs().min() > 1e-3
+        alone, beside = (bound(model, i, chunk=20).value()[:20] for i in (some, others))
+        torch.testing.assert_close(alone, beside)  # in another chunk they are no neighbours
+
+
+def averages(batches: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The means of the batches' means and of their unbiased variances: Ioffe & Szegedy 2015, algorithm 2."""
+    means = [sum(h) / len(h) for h in batches]
+    variances = [((h - m) ** 2).sum(dim=0) / (len(h) - 1) for h, m in zip(batches, means, strict=True)]
+    return torch.stack(means).mean(dim=0), torch.stack(variances).mean(dim=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("n", [300, 1_200])
+def test_population_statistics_are_averages_over_the_training_set(n, training):
+    model, train = normalised().train(training), images(n)
+    model.encoder[1].running_mean.fill_(1_000)  # wrong on purpose
+    before, rng = everything(model), torch.get_rng_state()
+    better = with_population_statistics(model, train, seed=3)
+    assert_same(before, everything(model))
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(layer.training == training for layer in better.modules())
+
+    seen = Batches(train.pixels, min(500, n), seed=3)
+    assert len(seen) == (1 if n == 300 else 2)
+    with torch.no_grad():
+        h = [better.encoder[0](seen[i].flatten(1)) for i in range(len(seen))]
+    mean, variance = averages(h)
+    torch.testing.assert_close(better.encoder[1].running_mean, mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(better.encoder[1].running_var, variance, atol=1e-5, rtol=1e-4)
+    assert_same(before, everything(better), [name for name, _ in model.named_parameters()])
+    assert better.encoder[1].momentum == model.encoder[1].momentum == 0.1
+
+    again = with_population_statistics(model, train, seed=3)
+    assert_same(everything(better), everything(again))
+    for layer in (*better.mu_norm.children(), better.mu_norm, better.decoder[1]):
+        assert layer.num_batches_tracked == len(seen)
+
+
+def test_population_statistics_repair_the_bound():
+    model, train = normalised(), images(1_000)
+    good = bound(with_population_statistics(model, train), train).value().mean()
+    model.encoder[1].running_mean.fill_(1_000)
+    bad = bound(model, train).value().mean()
+    repaired = bound(with_population_statistics(model, train), train).value().mean()
+    assert repaired == good and abs(bad - good) > 0.1
+
+
+@pytest.mark.parametrize(("likelihood", "binary"), [(Bernoulli, True), (DiscretisedLogistic, False)])
+def test_population_statistics_are_collected_on_what_the_model_was_trained_on(likelihood, binary):
+    model, seen = normalised(likelihood), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # the copy has it too
+    train = images(1_000)
+    with_population_statistics(model, train)
+    x = torch.cat(seen)
+    assert ((x == 0) | (x == 1)).all() == binary
+    assert x.mean().item() == pytest.approx(as_grey(train.pixels).mean().item(), abs=0.01)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prior_statistics_are_those_of_draws_from_the_prior_and_change_the_decoder_alone(training):
+    model = normalised().train(training)
+    before, rng = everything(model), torch.get_rng_state()
+    better = with_prior_statistics(model, n=1_500, seed=2)
+    assert_same(before, everything(model))
+    assert torch.equal(rng, torch.get_rng_state())
+
+    after = everything(better)
+    changed = {name for name in before if not torch.equal(*map(torch.as_tensor, (before[name], after[name])))}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert changed == {f"decoder.1.{name}" for name in statistics}
+
+    z = torch.randn(1_500, 2, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        mean, variance = averages([better.decoder[0](part) for part in z.split(500)])
+    torch.testing.assert_close(better.decoder[1].running_mean, mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(better.decoder[1].running_var, variance, atol=1e-5, rtol=1e-4)

@@ -60,16 +60,17 @@ def import_direction(module: str, tree: ast.AST) -> list[str]:
         return ["imports relatively; write course_utils.name"]
     if module.split(".")[0] not in ORDER:
         return [f"{module} is not in the order of course_utils/__init__.py"]
-    if module in ("models.__init__", "widgets.__init__"):
+    if module in ("models.__init__", "widgets.__init__", "checks.__init__"):
         package = module.removesuffix("__init__")
         allowed = {name for name in imported_modules(tree) if name.startswith(package)}
     elif module.startswith("models."):
         allowed = {"distributions"} | ({"models", "models.common"} - {module})
-    else:  # a board may also import what all boards share
+    else:  # a board may also import what all boards share, a lesson's checks what all checks share
         package = module.split(".")[0]
         above = ORDER[: ORDER.index(package)]
         allowed = {name for name in imported_modules(tree) if name.split(".")[0] in above}
-        allowed |= {"widgets", "widgets.shared"} if package == "widgets" else set()
+        shared = {"widgets": {"widgets", "widgets.shared"}, "checks": {"checks", "checks.verdict"}}
+        allowed |= shared.get(package, set())
     return [f"{module} imports {name}, which is not above it" for name in imported_modules(tree) - allowed]
 
 
@@ -471,6 +472,8 @@ def test_rules_for_modules(rule, good, bad):
         ("models.common", "from course_utils.models.vae import VAE", False),
         ("objectives", "from course_utils.models.vae import VAE", True),
         ("distributions", "from course_utils.models.vae import VAE", False),
+        ("checks.lesson_02", "from course_utils.checks.verdict import judge", True),
+        ("checks.lesson_02", "from course_utils.checks.lesson_01 import check_kl", False),
         ("helpers", "import torch", False),
     ],
 )

@@ -22,6 +22,7 @@ from course_utils.train import (
     MAX_BAD_STEPS,
     TrainingError,
     choose_device,
+    constant,
     explain_failure,
     fit,
     load_checkpoint,
@@ -165,6 +166,51 @@ def test_one_cycle_rises_for_a_twentieth_and_falls_to_nothing():
     assert all(a > b for a, b in itertools.pairwise(rates[peak:]))
     assert 0 < rates[-1] < 1e-5
     assert 0 < one_cycle(0, 1) <= 1
+
+
+def test_a_constant_learning_rate_stays():
+    model, seen = small_vae(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+    fit(model, small_batches(), 40, optimizer=optimizer, schedule=constant)
+    assert seen == [0.03] * 40
+
+
+def test_the_schedule_is_asked_for_each_step_and_takes_a_share_of_the_peak():
+    model, seen, asked = small_vae(), [], []
+
+    def halves(step, n_steps):
+        asked.append((step, n_steps))
+        return 0.5**step
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.08)
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+    fit(model, small_batches(), 4, optimizer=optimizer, schedule=halves)
+    assert seen == [0.08, 0.04, 0.02, 0.01] and asked == [(step, 4) for step in range(4)]
+
+
+@pytest.mark.parametrize("longest", [1e-3, float("inf")])
+def test_a_gradient_is_shortened_to_the_longest_and_keeps_its_direction(longest):
+    model, seen = small_vae(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    def look(*_):
+        seen.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+
+    def steep(model, x):
+        bound = elbo(model, x)
+        return bound._replace(log_px=1e4 * bound.log_px)
+
+    optimizer.register_step_pre_hook(look)
+    for limit in (1e9, longest):  # with a learning rate of 0 both see the same gradients
+        torch.manual_seed(1)
+        fit(model, small_batches(), 5, optimizer=optimizer, objective=steep, max_gradient=limit)
+    for whole, short in zip(seen[:5], seen[5:], strict=True):
+        assert whole.norm() > train.MAX_GRADIENT
+        if longest == float("inf"):
+            assert torch.equal(whole, short)
+        else:
+            torch.testing.assert_close(short, whole * longest / whole.norm(), rtol=1e-4, atol=0)
 
 
 def test_beta_warms_up():

@@ -1,6 +1,7 @@
 """Boards without a browser: the state, the packed decoder, and what is left where no board can be shown."""
 
 import base64
+import copy
 import io
 import math
 
@@ -11,10 +12,11 @@ from PIL import Image
 from torch import nn
 
 from course_utils import distributions
+from course_utils.models.conv_vae import ConvVAE
 from course_utils.models.vae import VAE
 from course_utils.widgets import LatentPlane, PlaneState
 from course_utils.widgets.latent_plane import CLASS_COLOURS
-from course_utils.widgets.shared import page, page_decoder
+from course_utils.widgets.shared import pack, page, page_decoder, page_layers
 
 LIKELIHOODS = [
     distributions.Bernoulli,
@@ -67,6 +69,7 @@ def test_a_bad_text_says_what_to_write(text):
 # The decoder ------------------------------------------------------------------------------------
 
 OPERATIONS = {
+    "upsample": lambda x, _: x.repeat(2, axis=2).repeat(2, axis=3),
     "silu": lambda x, _: x / (1 + np.exp(-x)),
     "sigmoid": lambda x, _: 1 / (1 + np.exp(-x)),
     "shift": lambda x, layer: x + layer["by"],
@@ -74,33 +77,114 @@ OPERATIONS = {
 }
 
 
+def shuffle(x: np.ndarray) -> np.ndarray:
+    """(B, 4 C, H, W) -> (B, C, 2 H, 2 W)"""
+    n, n_channels, height, width = x.shape
+    cells = x.reshape(n, n_channels // 4, 2, 2, height, width).transpose(0, 1, 4, 2, 5, 3)
+    return cells.reshape(n, n_channels // 4, 2 * height, 2 * width)
+
+
 def decode_as_the_page_does(layers: list[dict], weights: bytes, z: np.ndarray) -> np.ndarray:
-    x, floats = z, np.frombuffer(weights, "<f2").astype(np.float32)
-    for layer in layers:
-        if layer["op"] == "linear":
-            n_in, n_out = layer["n_in"], layer["n_out"]
-            weight, bias, floats = np.split(floats, [n_in * n_out, (n_in + 1) * n_out])
-            x = x @ weight.reshape(n_out, n_in).T + bias
-        else:
-            x = OPERATIONS[layer["op"]](x, layer)
+    floats = np.frombuffer(weights, "<f2").astype(np.float32)
+
+    def take(*shape):
+        nonlocal floats
+        taken, floats = np.split(floats, [math.prod(shape)])
+        return taken.reshape(shape)
+
+    def run(layers, x):
+        for layer in layers:
+            x = x.reshape(len(x), *layer["shape"]) if "shape" in layer else x
+            match layer["op"]:
+                case "linear":
+                    x = x.reshape(len(x), -1) @ take(layer["n_out"], layer["n_in"]).T + take(layer["n_out"])
+                case "conv":
+                    edge = [(0, 0), (0, 0), *((p, p) for p in layer["padding"])]
+                    patches = np.lib.stride_tricks.sliding_window_view(
+                        np.pad(x, edge), layer["kernel"], axis=(2, 3)
+                    )  # (B, C, H, W, *kernel)
+                    weight = take(layer["n_out"], x.shape[1], *layer["kernel"])
+                    x = np.einsum("bchwyx,ocyx->bohw", patches, weight)
+                    x = x + take(layer["n_out"], 1, 1)
+                case "shuffle":
+                    x = shuffle(x)
+                case "residual":
+                    x = x + run(layer["layers"], x).reshape(x.shape)
+                case name:
+                    x = OPERATIONS[name](x, layer)
+        return x
+
+    decoded = run(layers, z)
     assert len(floats) == 0, "the layers use all weights"
-    return x
+    return decoded.reshape(len(z), -1)
+
+
+def with_history(model: nn.Module) -> nn.Module:
+    """The model with batch norms as after a training: nothing in them is 0 or 1."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            for values, low, high in [
+                (layer.running_mean, -0.5, 0.5),
+                (layer.running_var, 0.2, 2.0),
+                (layer.weight, 0.5, 2.0),
+                (layer.bias, -0.5, 0.5),
+            ]:
+                nn.init.uniform_(values, low, high)
+    return model.eval()
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @torch.inference_mode()
 def test_the_packed_decoder_is_the_decoder(likelihood):
-    model = small_vae(likelihood)
-    z = 2 * torch.randn(50, 2)
-    layers, weights = page_decoder(model)
-    expected = model.likelihood.mean(model.decode(z)).flatten(1).numpy()
-    assert np.abs(decode_as_the_page_does(layers, weights, z.numpy()) - expected).max() < 1 / 255
+    for model in (
+        small_vae(likelihood),
+        with_history(VAE(latent_dim=3, hidden=(64, 32), likelihood=likelihood(), batch_norm=True)),
+        with_history(ConvVAE((6, 10), hidden=24, latent_dim=5, likelihood=likelihood())),
+    ):
+        z = 2 * torch.randn(50, model.latent_dim)
+        layers, weights = page_decoder(model)
+        expected = model.likelihood.mean(model.decode(z)).flatten(1).numpy()
+        assert expected.std() > 0.03, "there is something to see"
+        assert np.abs(decode_as_the_page_does(layers, weights, z.numpy()) - expected).max() < 1 / 255
+
+
+@pytest.mark.parametrize("kernel, padding", [(1, 0), (3, 0), (3, 2), (5, 1), ((1, 4), (0, 3))])
+@torch.inference_mode()
+def test_a_convolution_of_any_kernel_is_packed_with_its_shapes(kernel, padding):
+    conv = nn.Conv2d(3, 6, kernel, padding=padding).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 7, 5)
+    layers, weights, shape = page_layers(nn.Sequential(conv), (3, 7, 5))
+    assert shape == conv(x).shape[1:]
+    page = decode_as_the_page_does(layers, pack(weights), x.numpy())
+    assert np.abs(page - conv(x).flatten(1).numpy()).max() < 5e-3
+
+
+def test_packing_leaves_the_model_as_it_was():
+    model = ConvVAE((6, 10), hidden=24, latent_dim=5).train()
+    before = copy.deepcopy(model.state_dict())
+    page_decoder(model)
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_an_unknown_layer_is_named_with_what_to_do():
     model = small_vae()
     model.decoder.insert(1, nn.Softplus())
     with pytest.raises(TypeError, match=r"layer 1 of the decoder, a Softplus: .* static/decoder.js"):
+        page_decoder(model)
+    model = ConvVAE((6, 10), hidden=24, latent_dim=5)
+    model.decoder[3].block[1].stride = (2, 2)
+    with pytest.raises(TypeError, match=r"layer 3\.block\.1 of the decoder, a Conv2d: .*stride 1"):
+        page_decoder(model)
+    model.decoder = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 784))
+    with pytest.raises(TypeError, match=r"layer 0 of the decoder, a BatchNorm1d: .*after one of these"):
+        page_decoder(model)
+
+
+def test_a_decoder_that_ends_with_something_else_than_the_mean_is_refused():
+    model = ConvVAE((6, 10), hidden=24, latent_dim=5, likelihood=distributions.GaussianPerPixel())
+    model.decoder[-1] = nn.Upsample(scale_factor=2)
+    with pytest.raises(TypeError, match=r"ends with \(4, 28, 28\) numbers, the image is \(1, 28, 28\)"):
         page_decoder(model)
 
 

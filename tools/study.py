@@ -8,29 +8,40 @@ that are best on the validation digits become the checkpoints that the course sh
 """
 
 import argparse
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import nn
 
 from course_utils import evaluate, ledger, recipes
-from course_utils.data import fixed_binary, load_digits
+from course_utils.data import Images, Splits, fixed_binary, load_digits, random_subset
 from course_utils.distributions import GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
-from course_utils.train import read_safely, save_checkpoint
+from course_utils.models.vae_2015 import SquaredError
+from course_utils.optim import Committed2015, Final2015, July2015
+from course_utils.train import Training, TrainingError, read_safely, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger.csv"
 WEIGHTS = ROOT / "build" / "study"
 STATES = ROOT / "build" / "state"
 N_DRAWS = 500  # of the importance-weighted bound
-SHIPPED = ("mlp", "plane")  # the recipes whose weights come with the course: 40 MB are for all lessons
+SHIPPED = (
+    "mlp",
+    "plane",
+    "mlp_bn",
+    "vae_2015",
+)  # the recipes whose weights come with the course: 40 MB are for all lessons
 
 
 class Job(NamedTuple):
@@ -42,85 +53,194 @@ class Job(NamedTuple):
     seed: int
 
 
-LESSON_01 = "01_basic_vae"
-GAUSSIANS = {
-    "gaussian_shared": GaussianShared,
-    "gaussian_per_pixel": GaussianPerPixel,
-    "squared_error": lambda: GaussianShared(0.5, learned=False),
+class Plan(NamedTuple):
+    """How the jobs of one model are done."""
+
+    train: Callable  # (images, "study", seed, state) -> (model, Training)
+    grey: bool = False
+    role: str = "study"
+    ledger_name: str = ""  # if it is not the job's: binary or grey, a network keeps its name
+    nll_digits: int = 0  # on how many test digits the importance-weighted bound is measured
+
+
+# The plans ---------------------------------------------------------------------------------------
+
+
+def likelihood(choice: Callable) -> Plan:
+    """Lesson 01: the grey network under another likelihood."""
+    return Plan(lambda *run: recipes.mlp_grey(*run, likelihood=choice()), grey=True)
+
+
+def normalised(**parts) -> Plan:
+    """Lesson 02: the same network with other parts of it normalised."""
+    return Plan(lambda *run: recipes.mlp_bn_ablation(*run, **parts))
+
+
+def updates_2015(budget: str, rule: Callable, **parts) -> Plan:
+    """Lesson 02: some updates of the network of 2015 under a rule; `parts` as in `build_vae_2015`."""
+
+    def train(images, _, seed, state):
+        torch.manual_seed(seed)
+        model = recipes.build_vae_2015(**parts)
+        return recipes.vae_2015(images, budget, seed, state, model=model, rule=rule)
+
+    return Plan(train, grey=True)
+
+
+SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+ADAM = partial(torch.optim.Adam, fused=True)
+# Of each rule the learning rates that are tried, on the cost summed over 1,000 images.
+LEARNING_RATES = {
+    "sgd": (lambda p, lr: SGD(p, lr=1_000 * lr), (1e-7, 1e-6, 1e-5, 1e-4)),
+    "committed": (partial(Committed2015, n_images=1_000), (1e-6, 1e-5, 1e-4, 1e-3)),
+    "july": (partial(July2015, n_images=1_000), (1e-5, 1e-4, 1e-3, 1e-2)),
+    "final": (partial(Final2015, n_images=1_000), (1e-4, 1e-3, 1e-2, 1e-1)),
+    "adam": (ADAM, (1e-4, 1e-3, 3e-3, 1e-2)),  # knows no scale, so no sum
 }
+RULES = {
+    f"rule {name} lr={lr:g}": updates_2015("short", partial(rule, lr=lr))
+    for name, (rule, rates) in LEARNING_RATES.items()
+    for lr in rates
+}
+# With batch norm and without, by the means of then and of today; a second chance without.
+CLAIMS = {
+    "claim bn then": updates_2015("claim", recipes.committed_2015),
+    "claim plain then": updates_2015("claim", recipes.committed_2015, normalise=False),
+    "claim plain then lr=1e-5": updates_2015(
+        "claim", partial(Committed2015, lr=1e-5, n_images=1_000), normalise=False
+    ),
+    "claim bn today": updates_2015("claim", partial(ADAM, lr=1e-3), as_then=False),
+    "claim plain today": updates_2015("claim", partial(ADAM, lr=1e-3), as_then=False, normalise=False),
+}
+ABLATIONS = {
+    "bn none": normalised(batch_norm=False),
+    "bn hidden": normalised(batch_norm=True),
+    "bn also mu": normalised(batch_norm=True, mu_norm=partial(nn.BatchNorm1d, 40)),
+    "bn fixed gain": normalised(batch_norm=True, mu_norm=partial(recipes.fixed_gain, 40, 1.0)),
+}
+GAUSSIANS = {
+    "gaussian_shared": likelihood(GaussianShared),
+    "gaussian_per_pixel": likelihood(GaussianPerPixel),
+    "squared_error": likelihood(lambda: GaussianShared(0.5, learned=False)),
+}
+PLANS = {
+    "mlp": Plan(recipes.mlp, role="headline", nll_digits=10_000),
+    "plane": Plan(recipes.plane, nll_digits=10_000),
+    "mlp_grey": Plan(recipes.mlp_grey, grey=True, role="headline", ledger_name="mlp"),
+    **GAUSSIANS,
+    "mlp_bn": Plan(recipes.mlp_bn, role="headline", nll_digits=10_000),
+    "vae_2015": Plan(recipes.vae_2015, grey=True),
+    **ABLATIONS,
+    **CLAIMS,
+    **RULES,
+}
+
+LESSON_01, LESSON_02, LESSON_03 = "01_basic_vae", "02_batch_norm_vae", "03_conv_vae"
 JOBS = [
     *(Job(LESSON_01, "mlp", "real", seed) for seed in range(3)),
     *(Job(LESSON_01, "plane", data, 0) for data in ("real", "embedded")),
     *(Job(LESSON_01, "mlp_grey", "real", seed) for seed in range(3)),
     *(Job(LESSON_01, model, "embedded", 0) for model in ("mlp", "mlp_grey")),
-    *(Job(LESSON_01, "histogram", data, 0) for data in ("real", "embedded")),
     *(Job(LESSON_01, model, "real", seed) for seed in range(3) for model in GAUSSIANS),
     *(Job(LESSON_01, model, "embedded", 0) for model in GAUSSIANS),
+    *(Job(LESSON_02, model, "real", 0) for model in RULES),
+    *(Job(LESSON_02, model, "real", seed) for seed in range(3) for model in CLAIMS),
+    *(Job(LESSON_02, model, "real", seed) for seed in range(3) for model in ABLATIONS),
+    *(Job(LESSON_02, "mlp_bn", "real", seed) for seed in range(3)),
+    Job(LESSON_02, "mlp_bn", "embedded", 0),
+    Job(LESSON_02, "vae_2015", "real", 0),
 ]
 
 
 # One job -----------------------------------------------------------------------------------------
 
 
-def is_binary(job: Job) -> bool:
-    return job.model in ("mlp", "plane")
-
-
 def columns(job: Job) -> dict[str, str | int]:
-    """What all rows of a job have in common. Grey or binary, the net of lesson 01 is called mlp."""
-    name = "mlp" if job.model == "mlp_grey" else job.model
-    source = "mnist" if job.data == "real" else "digits"
-    data = f"{source}_{'binary' if is_binary(job) else 'grey'}"
-    return {"notebook": job.notebook, "model": name, "data": data, "seed": job.seed, "profile": "study"}
+    """What all rows of a job have in common."""
+    plan = PLANS[job.model]
+    source, kind = "mnist" if job.data == "real" else "digits", "grey" if plan.grey else "binary"
+    common = {"notebook": job.notebook, "model": plan.ledger_name or job.model, "role": plan.role}
+    return common | {"data": f"{source}_{kind}", "seed": job.seed, "profile": "study"}
 
 
 def run(job: Job) -> None:
     """Train, keep the weights, measure on the test digits, write the rows."""
-    started = time.process_time()
     splits, _ = load_digits(job.data)
-    if job.model == "histogram":
-        nats = -evaluate.histogram_log_prob(splits.train, splits.test)
-        ledger.record(in_bits(nats), **BITS, **columns(job), role="baseline", path=LEDGER)
+    plan, row = PLANS[job.model], columns(job) | {"path": LEDGER}
+    name = f"{job.model.replace(' ', '_')}_{job.data}"
+    try:
+        state = STATES / f"{name}_study_{job.seed}.safetensors"
+        model, training = plan.train(splits.train, "study", job.seed, state)
+    except TrainingError as error:  # a rule that diverges is a result too
+        print(error)
+        ledger.record(math.inf, metric="cost_2015", unit=COST, **row)
         return
-    train = {"mlp": recipes.mlp, "plane": recipes.plane}.get(job.model, recipes.mlp_grey)
-    choice = {"likelihood": GAUSSIANS[job.model]()} if job.model in GAUSSIANS else {}
-    state = STATES / f"{job.model}_{job.data}_study_{job.seed}.safetensors"
-    model, training = train(splits.train, "study", job.seed, state, **choice)
-    valid, test = (fixed_binary(s) if is_binary(job) else s for s in (splits.valid, splits.test))
-
-    validation = mean_and_error(-evaluate.bound(model, valid).value())
+    splits = (
+        splits if plan.grey else Splits(splits.train, fixed_binary(splits.valid), fixed_binary(splits.test))
+    )
+    validation = mean_and_error(-evaluate.bound(model, splits.valid).value())
     facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
     facts |= {"neg_elbo_validation": f"{validation.value:.4f}", "unit": "nats/image"}
-    save_checkpoint(model, WEIGHTS / f"{job.model}_{job.data}_{job.seed}.safetensors", **facts)
-
-    bound = evaluate.bound(model, test)
-    n_active = evaluate.active_units(evaluate.posterior_means(model, test))
-    nats = {"unit": "nats/image"}
-    cpu_seconds = time.process_time() - started  # not the clock on the wall: other jobs run beside this one
-    common = columns(job) | {"steps": training.n_steps, "seconds": cpu_seconds, "path": LEDGER}
-    common["role"] = "headline" if job.model in ("mlp", "mlp_grey") else "study"
-    ledger.record(mean_and_error(-bound.value()), metric="neg_elbo", **nats, **common)
-    ledger.record(mean_and_error(bound.kl[:, 0]), metric="kl_layer_1", **nats, **common)
-    ledger.record(n_active, metric="active_units", unit="units", **common)
-    if is_binary(job):
-        nll = mean_and_error(-evaluate.log_likelihood(model, test, N_DRAWS))
-        ledger.record(nll, metric="nll_iwae", unit=f"nats/image k={N_DRAWS}", **common)
-    else:
-        ledger.record(in_bits(-bound.value()), **BITS, **common)
+    save_checkpoint(model, WEIGHTS / f"{name}_{job.seed}.safetensors", **facts)
+    measure = measure_2015 if isinstance(model.likelihood, SquaredError) else measure_model
+    for estimate, metric, unit in measure(model, training, splits, plan):
+        # The time on this core, not on the wall: other jobs run beside this one.
+        now = {"steps": training.n_steps, "seconds": time.process_time()}
+        ledger.record(estimate, metric=metric, unit=unit, **now, **row)
 
 
-BITS = {"metric": "bits_per_dim", "unit": "bits/dim"}
+Measurement = tuple[Estimate | float, str, str]  # estimate, metric, unit
+COST = "squared error + KL per image"
 
 
-def in_bits(nats: Tensor) -> Estimate:
-    """Nats per digit, (N,), as bits/dim: mean and standard error."""
-    return mean_and_error(bits_per_dim(nats, 784))
+def measure_model(model: nn.Module, training: Training, splits: Splits, plan: Plan) -> Iterator[Measurement]:
+    """The bound and its price, bits or the likelihood, and what batch norm does to them."""
+    bound = evaluate.bound(model, splits.test)
+    yield mean_and_error(-bound.value()), "neg_elbo", "nats/image"
+    yield mean_and_error(bound.kl[:, 0]), "kl_layer_1", "nats/image"
+    if plan.grey:
+        yield mean_and_error(bits_per_dim(-bound.value(), 784)), "bits_per_dim", "bits/dim"
+    if plan.nll_digits:
+        images = random_subset(splits.test, plan.nll_digits)
+        nll = mean_and_error(-evaluate.log_likelihood(model, images, N_DRAWS))
+        yield nll, "nll_iwae", f"nats/image k={N_DRAWS}"
+    if any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules()):
+        population = evaluate.with_population_statistics(model, splits.train)
+        gain = evaluate.bound(population, splits.test).value() - bound.value()  # the same digits and noise
+        yield mean_and_error(gain), "gap_eval_population", "nats/image"
+    yield active(model, splits.test), "active_units", "units"
+
+
+def measure_2015(model: nn.Module, training: Training, splits: Splits, plan: Plan) -> Iterator[Measurement]:
+    """The cost of 2015 on the test digits in batches of 1,000, and in training after some of the updates."""
+    for log in training.rows:
+        if log["step"] in (9, 30, 99, 300):
+            yield -log["elbo"], "cost_2015", f"{COST}, training, update {log['step']}"
+    bound = evaluate.bound(model, splits.test, chunk=1_000)
+    yield mean_and_error(-bound.value()), "cost_2015", COST
+    yield mean_and_error(bound.kl[:, 0]), "kl_layer_1", "nats/image"
+    yield active(model, splits.test), "active_units", "units"
+
+
+def active(model: nn.Module, test: Images) -> float:
+    return evaluate.active_units(evaluate.posterior_means(model, test))
 
 
 def is_done(job: Job) -> bool:
     """Does the ledger have the row that a job writes last?"""
-    last = "nll_iwae" if is_binary(job) else "bits_per_dim"
-    return bool(ledger.read(LEDGER, metric=last, **columns(job)))
+    rows = ledger.read(LEDGER, **columns(job))
+    return any(row["metric"] == "active_units" or row["value"] == "inf" for row in rows)
+
+
+def record_histograms() -> None:
+    """The zero line of lesson 01, which needs no training."""
+    for data in ("real", "embedded"):
+        splits, _ = load_digits(data)
+        nats = -evaluate.histogram_log_prob(splits.train, splits.test)
+        row = {"notebook": LESSON_01, "model": "histogram", "role": "baseline", "seed": 0, "profile": "study"}
+        row |= {"data": "mnist_grey" if data == "real" else "digits_grey", "path": LEDGER}
+        bits = mean_and_error(bits_per_dim(nats, 784))
+        ledger.record(bits, metric="bits_per_dim", unit="bits/dim", **row)
 
 
 # All of them -------------------------------------------------------------------------------------
@@ -162,6 +282,8 @@ def main() -> int:
     lessons = sorted({job.notebook[:2] for job in JOBS})
     if wish.only and wish.only not in lessons:
         parser.error(f"--only {wish.only}: there are studies for {', '.join(lessons)}")
+    if wish.only in ("", "01"):
+        record_histograms()
     todo = [job for job in JOBS if job.notebook.startswith(wish.only) and not is_done(job)]
     print(f"{len(todo)} of {len(JOBS)} jobs to do, {wish.jobs} at a time", flush=True)
     with ThreadPoolExecutor(wish.jobs) as pool:

@@ -8,8 +8,25 @@ A board has three parts, and each can be read alone:
 
 A move asks nobody: neither the kernel, which may be training, nor the network. So a board is quick, and lives
 on in a saved page that has no kernel. One file a board; `shared` holds what they have in common.
+
+    lesson 01   the latent plane    PlaneState     LatentPlane
+    lesson 02   batch norm          NormState      BatchNormBoard
+    lesson 03   the latent walk     WalkState      LatentWalk
+    lesson 03   the feature maps    FeatureState   FeatureViewer
 """
 
+from course_utils.widgets.batch_norm import BatchNormBoard, NormState
+from course_utils.widgets.features import FeatureState, FeatureViewer
 from course_utils.widgets.latent_plane import LatentPlane, PlaneState
+from course_utils.widgets.latent_walk import LatentWalk, WalkState
 
-__all__ = ["LatentPlane", "PlaneState"]
+__all__ = [
+    "BatchNormBoard",
+    "FeatureState",
+    "FeatureViewer",
+    "LatentPlane",
+    "LatentWalk",
+    "NormState",
+    "PlaneState",
+    "WalkState",
+]

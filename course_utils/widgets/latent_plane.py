@@ -11,6 +11,7 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from course_utils.evaluate import evaluating
 from course_utils.widgets.shared import page, page_decoder, still
 
 # Ten classes that stay apart for colour-blind eyes too (tests/test_widgets.py measures it), dark enough for
@@ -147,12 +148,12 @@ def sample_codes(codes: Tensor, labels: Tensor, extent: float, n: int = 600) -> 
     return [[round(z1, 2), round(z2, 2), y] for (z1, z2), y in rows if max(abs(z1), abs(z2)) < extent]
 
 
-@torch.inference_mode()
 def decoded_map(model: nn.Module, extent: float, n_tiles: int = 15) -> np.ndarray:
     """What the decoder draws in the middle of each of n_tiles x n_tiles tiles of the plane: one (H, W, C)."""
     middle = extent * ((2 * torch.arange(n_tiles) + 1) / n_tiles - 1)
     z = torch.cartesian_prod(-middle, middle).flip(1)  # row by row from the top
-    x = model.likelihood.mean(model.decode(z.to(model.decoder[0].weight.device))).cpu()
+    with evaluating(model):
+        x = model.likelihood.mean(model.decode(z.to(next(model.parameters()).device))).cpu()
     return x.unflatten(0, (n_tiles, n_tiles)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
 
 

@@ -3,9 +3,11 @@
 The decoder's weights travel to the page once, as 16-bit floats; static/decoder.js unpacks them.
 """
 
+import copy
 import io
 import math
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from course_utils.distributions import (
     GaussianPerPixel,
     GaussianShared,
 )
+from course_utils.models.conv_vae import Residual
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -41,6 +44,10 @@ def still(figure: Figure) -> bytes:
 
 
 # The decoder, packed for the page ---------------------------------------------------------------
+#
+# A flat list of operations, each a dict with its "op" and the sizes that its loops need, and all weights in
+# one piece, little-endian 16-bit floats: for each layer its matrix row by row, then its bias. Lesson 04 packs
+# each of its modules with `page_layers`.
 
 # What a likelihood's `mean` does to the numbers it is given.
 MEAN = {
@@ -54,32 +61,100 @@ MEAN = {
 def page_decoder(model: nn.Module) -> tuple[list[dict], bytes]:
     """What static/decoder.js needs to turn z into the mean of p(x|z): the operations, and all their weights.
 
-    The weights are little-endian 16-bit floats, each layer's matrix row by row and then its bias. Of the last
-    layer only the rows of the mean are kept. Raises TypeError for a layer or likelihood that the page does
-    not know, and ValueError for weights that 16 bits cannot hold.
+    The page decodes in evaluation mode, whatever the model's own. Raises TypeError for a layer or likelihood
+    that the page does not know, and ValueError for weights that 16 bits cannot hold.
     """
-    layers, weights = [], []
-    for index, layer in enumerate(model.decoder):
-        match layer:
-            case nn.Linear():
-                is_last = index == len(model.decoder) - 1
-                n_out = math.prod(model.image_shape) if is_last else layer.out_features
-                layers.append({"op": "linear", "n_in": layer.in_features, "n_out": n_out})
-                weights += [layer.weight[:n_out], layer.bias[:n_out]]
-            case nn.SiLU():
-                layers.append({"op": "silu"})
-            case _:
-                raise TypeError(
-                    f"the page cannot decode layer {index} of the decoder, a {type(layer).__name__}: "
-                    "it knows Linear and SiLU; teach it with a function in static/decoder.js "
-                    "and a case in widgets.shared.page_decoder"
-                )
     if type(model.likelihood) not in MEAN:
         raise TypeError(
             f"the page does not know the mean of a {type(model.likelihood).__name__}: "
             "add it to widgets.shared.MEAN"
         )
+    layers, weights, shape = page_layers(model.decoder, (model.latent_dim,), model.likelihood.n_params)
+    if math.prod(shape) != math.prod(model.image_shape):
+        raise TypeError(
+            f"the decoder ends with {shape} numbers, the image is {tuple(model.image_shape)}: the page needs "
+            "a decoder whose last Linear or Conv2d gives the mean of each pixel first"
+        )
     return layers + MEAN[type(model.likelihood)], pack(weights)
+
+
+def page_layers(
+    module: nn.Module, shape: tuple[int, ...], n_params: int = 1, within: str = ""
+) -> tuple[list[dict], list[Tensor], tuple[int, ...]]:
+    """(operations, weights, shape that comes out) of a module if `shape` goes in, not counting the batch.
+
+    Of the last layer with weights only the first n_out / n_params outputs are kept: those of the mean.
+    """
+    layers = without_norms(leaves(module, within))
+    weighted = [layer for _, layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for values in [values for layer in weighted[-1:] for values in (layer.weight, layer.bias)]:
+        values.data = values.data[: len(values) // n_params]
+    operations, weights = [], []
+    for name, layer in layers:
+        if isinstance(layer, Residual):
+            block, block_weights, _ = page_layers(layer.block, shape, within=f"{name}.block.")
+            operations.append({"op": "residual", "layers": block})
+            weights += block_weights
+        else:
+            operation, shape = page_operation(name, layer, shape)
+            operations += [operation] if operation else []
+            weights += [layer.weight, layer.bias] if layer in weighted else []
+    return operations, weights, shape
+
+
+def page_operation(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[dict, tuple[int, ...]]:
+    """One layer as its entry in the list, {} if the page has nothing to do; and the shape that comes out."""
+    match layer:
+        case nn.Linear():
+            n_out = len(layer.bias)
+            return {"op": "linear", "n_in": layer.in_features, "n_out": n_out}, (n_out,)
+        case nn.Conv2d(stride=(1, 1), padding=(py, px), dilation=(1, 1), groups=1, padding_mode="zeros"):
+            n_out, (ky, kx) = len(layer.bias), layer.kernel_size
+            conv = {"op": "conv", "shape": shape, "n_out": n_out, "kernel": (ky, kx), "padding": (py, px)}
+            return conv, (n_out, shape[1] + 2 * py - ky + 1, shape[2] + 2 * px - kx + 1)
+        case nn.SiLU():
+            return {"op": "silu"}, shape
+        case nn.Unflatten(dim=1):  # the page keeps the numbers in this order anyway
+            return {}, tuple(layer.unflattened_size)
+        case nn.Upsample(mode="nearest", scale_factor=2):
+            return {"op": "upsample", "shape": shape}, (shape[0], 2 * shape[1], 2 * shape[2])
+        case nn.PixelShuffle(upscale_factor=2):
+            return {"op": "shuffle", "shape": shape}, (shape[0] // 4, 2 * shape[1], 2 * shape[2])
+    raise TypeError(
+        f"the page cannot decode layer {name} of the decoder, a {type(layer).__name__}: it knows Linear, "
+        "Conv2d (stride 1, zeros around), batch norm after one of these, SiLU, Unflatten, Upsample and "
+        "PixelShuffle by 2, and Residual; teach it with a function in static/decoder.js "
+        "and a case in widgets.shared.page_operation"
+    )
+
+
+def leaves(module: nn.Module, within: str) -> Iterator[tuple[str, nn.Module]]:
+    """(name, layer) of what an nn.Sequential holds, however deep, in the order in which it is run."""
+    for name, layer in module.named_children():
+        if isinstance(layer, nn.Sequential):
+            yield from leaves(layer, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", layer
+
+
+def without_norms(layers: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    """Copies of the layers in float64, each batch norm folded into the Linear or Conv2d before it.
+
+    In evaluation mode its mean and variance are constants, so it scales and shifts what it is given, and
+    scale * (W h + b) + shift = (scale W) h + (scale b + shift).
+    """
+    kept = []
+    for name, layer in layers:
+        layer = copy.deepcopy(layer).requires_grad_(False).double()
+        before = kept[-1][1] if kept else None
+        is_norm = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+        if is_norm and isinstance(before, nn.Linear | nn.Conv2d):
+            scale = layer.weight / torch.sqrt(layer.running_var + layer.eps)
+            before.weight *= scale.view(-1, *[1] * (before.weight.ndim - 1))
+            before.bias.sub_(layer.running_mean).mul_(scale).add_(layer.bias)
+        else:
+            kept.append((name, layer))
+    return kept
 
 
 def pack(weights: list[Tensor]) -> bytes:

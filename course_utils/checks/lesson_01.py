@@ -1,65 +1,14 @@
-"""Checks of the exercises. Each names the mistake if it knows it, and says what to look at if it does not.
-
-A check is given the reader's function and returns a `Verdict`, which is true if the answer is right and which
-a notebook shows as a sentence. It never raises because of what the reader wrote.
-"""
+"""Checks of lesson 01: the bound, its unit, a variance, a tighter bound."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from course_utils.checks.verdict import Verdict, judge
 from course_utils.distributions import normal_kl, per_image
 from course_utils.objectives import importance_weighted_bound
-
-
-class Verdict(NamedTuple):
-    """Is the answer right, and what to say about it."""
-
-    passed: bool
-    message: str
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __repr__(self) -> str:
-        return f"{'✓ Right.' if self.passed else '✗ Not yet.'} {self.message}"
-
-
-def judge(attempt: Callable[[], object], right: Tensor, praise: str, mistakes: dict[str, Tensor]) -> Verdict:
-    """Compare what the attempt returns with the right answer and with the answers of known mistakes."""
-    try:
-        answer = attempt()
-    except Exception as error:
-        return Verdict(False, f"Your function stops with {type(error).__name__}: {error}")
-    if answer is None or answer is Ellipsis:
-        return Verdict(False, "Your function returns nothing yet: replace the ... by your answer.")
-    try:
-        answer = torch.as_tensor(answer, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        return Verdict(
-            False, f"Your function returns a {type(answer).__name__}; a tensor or a number is asked for."
-        )
-    if same(answer, right):
-        return Verdict(True, praise)
-    for message, wrong in mistakes.items():
-        if same(answer, wrong):
-            return Verdict(False, message)
-    if answer.shape != right.shape:
-        wanted, given = tuple(right.shape), tuple(answer.shape)
-        return Verdict(False, f"The shape should be {wanted} and is {given}: over which axes do you sum?")
-    shown, truth = (", ".join(f"{v:.4g}" for v in t.flatten()[:3].tolist()) for t in (answer, right))
-    return Verdict(False, f"Your value: {shown}. True value: {truth}. Compare the formula term by term.")
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Equal shapes and equal values, up to rounding."""
-    return a.shape == b.shape and torch.allclose(a, b.double(), rtol=1e-4, atol=1e-6, equal_nan=True)
-
-
-# Lesson 01 ---------------------------------------------------------------------------------------
 
 
 def check_kl(kl: Callable[[Tensor, Tensor], Tensor]) -> Verdict:

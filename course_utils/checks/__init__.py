@@ -1,0 +1,48 @@
+"""Checks of the exercises. Each names the mistake if it knows it, and says what to look at if it does not.
+
+A check is given the reader's function and returns a `Verdict`, which is true if the answer is right and which
+a notebook shows as a sentence. It never raises because of what the reader wrote. One file a lesson; `verdict`
+has what they share.
+"""
+
+from course_utils.checks.lesson_01 import (
+    check_best_variance,
+    check_bits_per_dim,
+    check_importance_weighted_bound,
+    check_kl,
+    check_loss,
+)
+from course_utils.checks.lesson_02 import (
+    check_batch_norm,
+    check_compressed_length,
+    check_fold,
+    check_kl_floor,
+    check_running_average,
+)
+from course_utils.checks.lesson_03 import (
+    check_conv_size,
+    check_multiplications,
+    check_nearest,
+    check_receptive_field,
+    check_sphere,
+)
+from course_utils.checks.verdict import Verdict
+
+__all__ = [
+    "Verdict",
+    "check_batch_norm",
+    "check_best_variance",
+    "check_bits_per_dim",
+    "check_compressed_length",
+    "check_conv_size",
+    "check_fold",
+    "check_importance_weighted_bound",
+    "check_kl",
+    "check_kl_floor",
+    "check_loss",
+    "check_multiplications",
+    "check_nearest",
+    "check_receptive_field",
+    "check_running_average",
+    "check_sphere",
+]
