@@ -4,14 +4,65 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from course_utils import checks
+from course_utils.checks.verdict import judge
+from course_utils.models.vae_2015 import BatchNorm2015, Perforated
 
 HALF = 0.5
 
 
 def kl_terms(mu, log_var):
     return HALF * (log_var.exp() + mu**2 - 1 - log_var)
+
+
+def normed(h, gain, bias, eps, *, dim=0, correction=0):
+    var, mean = torch.var_mean(h, dim, correction=correction, keepdim=True)
+    return (h - mean) / (var + eps).sqrt() * gain + bias
+
+
+def as_in_2015(h, gain, bias, eps):
+    layer = BatchNorm2015(h.shape[1])
+    return layer(h) * h.std(0, correction=0) / (h.std(0, correction=0) + eps) * gain + bias
+
+
+def torch_running(mean, var, h, momentum):
+    layer = nn.BatchNorm1d(h.shape[1], momentum=momentum)
+    layer.running_mean, layer.running_var = mean, var
+    layer(h)
+    return layer.running_mean, layer.running_var
+
+
+def torch_folded(weight, bias, mean, var, gain, shift, eps):
+    return nn.utils.fusion.fuse_linear_bn_weights(weight, bias, mean, var, eps, gain, shift)
+
+
+def folded(weight, bias, mean, var, gain, shift, eps):
+    scale = gain / (var + eps).sqrt()
+    return scale.diag() @ weight, (bias - mean) * scale + shift
+
+
+def torch_size(height, kernel, stride, padding):
+    layer = nn.Conv2d(1, 1, kernel, stride, padding)
+    return layer(torch.zeros(1, 1, height, height)).shape[2]
+
+
+def weights_times_places(n_in, n_out, kernel, height, width):
+    return nn.Conv2d(n_in, n_out, kernel).weight.numel() * height * width
+
+
+def pixels_with_a_gradient(layers):
+    stack = nn.Sequential(*(nn.Conv1d(1, 1, kernel, stride) for kernel, stride in layers))
+    x = torch.zeros(1, 1, 60, requires_grad=True)
+    stack(x)[0, 0, 0].backward()
+    return int((x.grad != 0).sum())
+
+
+def arc(a, b, t, angle=None):
+    w = torch.acos(F.cosine_similarity(a, b, dim=0)) if angle is None else angle
+    return torch.sin((1 - t) * w) / torch.sin(w) * a + torch.sin(t * w) / torch.sin(w) * b
 
 
 EXERCISES = {
@@ -62,6 +113,136 @@ EXERCISES = {
         "over the images": lambda log_w: torch.logsumexp(log_w, 1) - math.log(2),
         "log B": lambda log_w: torch.logsumexp(log_w, 0) - math.log(2),
     },
+    # Lesson 02
+    checks.check_batch_norm: {
+        "Right": lambda h, gain, bias, eps: F.batch_norm(h, None, None, gain, bias, training=True, eps=eps),
+        "B - 1": lambda h, gain, bias, eps: normed(h, gain, bias, eps, correction=1),
+        "layer norm": lambda h, gain, bias, eps: F.layer_norm(h, h.shape[1:], gain, bias, eps),
+        "for all features": lambda h, gain, bias, eps: normed(h, gain, bias, eps, dim=(0, 1)),
+        "divide by the variance": lambda h, gain, bias, eps: (
+            (h - h.mean(0)) / (h.var(0, correction=0) + eps) * gain + bias
+        ),
+        "The gain and the bias": lambda h, gain, bias, eps: normed(h, 1, 0, eps),
+        "The bias is missing": lambda h, gain, bias, eps: normed(h, gain, 0, eps),
+        "variant of 2015": as_in_2015,
+        "The eps is missing": lambda h, gain, bias, eps: normed(h, gain, bias, 0),
+        "mean is not subtracted": lambda h, gain, bias, eps: (
+            h / (h.var(0, correction=0) + eps).sqrt() * gain + bias
+        ),
+    },
+    checks.check_kl_floor: {
+        # a batch of two, whose normalised values are 1 and -1
+        "Right": lambda gain, bias: ((torch.stack([bias + gain, bias - gain]) ** 2) / 2).sum(1).mean(),
+        "The bias is missing": lambda gain, bias: (gain**2).sum() / 2,
+        "The gain is missing": lambda gain, bias: (bias**2).sum() / 2,
+        "twice too large": lambda gain, bias: (gain**2 + bias**2).sum(),
+        "average over the latents": lambda gain, bias: (gain**2 + bias**2).mean() / 2,
+        "floor of each latent": lambda gain, bias: (gain**2 + bias**2) / 2,
+        "square the sum": lambda gain, bias: ((gain + bias) ** 2).sum() / 2,
+        "not squared": lambda gain, bias: (gain + bias**2).sum() / 2,
+    },
+    checks.check_running_average: {
+        "Right": torch_running,
+        "wrong way round": lambda mean, var, h, m: (
+            m * mean + (1 - m) * h.mean(0),
+            m * var + (1 - m) * h.var(0),
+        ),
+        "divides by B. Torch": lambda mean, var, h, m: (
+            mean.lerp(h.mean(0), m),
+            var.lerp(h.var(0, correction=0), m),
+        ),
+        "standard deviation": lambda mean, var, h, m: (mean.lerp(h.mean(0), m), var.lerp(h.std(0), m)),
+        "replace": lambda mean, var, h, m: (h.mean(0), h.var(0)),
+        "Only the mean": lambda mean, var, h, m: (mean.lerp(h.mean(0), m), var),
+        "Only the variance": lambda mean, var, h, m: (mean, var.lerp(h.var(0), m)),
+        "exchanged": lambda *inputs: torch_running(*inputs)[::-1],
+    },
+    checks.check_fold: {
+        "Right": torch_folded,
+        "columns": lambda w, b, mean, var, gain, shift, eps: (
+            w * (gain / (var + eps).sqrt()),
+            folded(w, b, mean, var, gain, shift, eps)[1],
+        ),
+        "not scaled: it": lambda w, b, mean, var, gain, shift, eps: (
+            folded(w, b, mean, var, gain, shift, eps)[0],
+            b + folded(w, 0 * b, mean, var, gain, shift, eps)[1],
+        ),
+        "old bias is missing": lambda w, b, *others: folded(w, 0 * b, *others),
+        "mean is not subtracted": lambda w, b, mean, *others: folded(w, b, 0 * mean, *others),
+        "without being scaled": lambda w, b, mean, *others: (
+            folded(w, b, mean, *others)[0],
+            folded(w, b, 0 * mean, *others)[1] - mean,
+        ),
+        "shift": lambda w, b, mean, var, gain, shift, eps: folded(w, b, mean, var, gain, 0 * shift, eps),
+        "not by its root": lambda w, b, mean, var, gain, shift, eps: folded(
+            w, b, mean, (var + eps) ** 2, gain, shift, 0
+        ),
+        "unchanged": lambda w, *others: (w, folded(w, *others)[1]),
+    },
+    checks.check_compressed_length: {
+        "Right": lambda n: n if n <= 25 else 5 * math.sqrt(n),
+        "clipping": lambda n: n * 5 / max(5, n),
+        "5 for every gradient": lambda n: 5.0,
+        "root of n. The": lambda n: n**0.5,
+        "left alone": lambda n: 5 * n**0.5,
+        "from n = 5 on": lambda n: n if n < 5 else 5 * n**0.5,
+        "factor. The length": lambda n: 5 / max(5, n**0.5),
+    },
+    # Lesson 03
+    checks.check_conv_size: {
+        "Right": torch_size,
+        "The + 1 is missing": lambda h, k, s, p: (h + 2 * p - k) // s,
+        "added once": lambda h, k, s, p: (h + p - k) // s + 1,
+        "padding is missing": lambda h, k, s, p: (h - k) // s + 1,
+        "divide the height": lambda h, k, s, p: h // s + 2 * p - k + 1,
+        "divide the + 1": lambda h, k, s, p: (h + 2 * p - k + 1) // s,
+        "round up": lambda h, k, s, p: -(-(h + 2 * p - k) // s) + 1,
+        "do not round": lambda h, k, s, p: (h + 2 * p - k) / s + 1,
+        "but a float": lambda h, k, s, p: float((h + 2 * p - k) // s + 1),
+    },
+    checks.check_multiplications: {
+        "Right": weights_times_places,
+        "number of weights": lambda i, o, k, h, w: i * o * k * k,
+        "input channels are missing": lambda i, o, k, h, w: o * k * k * h * w,
+        "output channels are missing": lambda i, o, k, h, w: i * k * k * h * w,
+        "kernel is square": lambda i, o, k, h, w: i * o * k * h * w,
+        "additions": lambda i, o, k, h, w: 2 * i * o * k * k * h * w,
+        "kernel is missing": lambda i, o, k, h, w: i * o * h * w,
+    },
+    checks.check_receptive_field: {
+        "Right": pixels_with_a_gradient,
+        "add the kernels": lambda layers: sum(k for k, _ in layers),
+        "ignore the strides": lambda layers: 1 + sum(k - 1 for k, _ in layers),
+        "own stride": lambda layers: (
+            1 + sum((layers[n][0] - 1) * math.prod(s for _, s in layers[: n + 1]) for n in range(len(layers)))
+        ),
+        "multiply the kernels": lambda layers: math.prod(k for k, _ in layers),
+        "from the top": lambda layers: pixels_with_a_gradient(layers[::-1]),
+        "The 1 is missing": lambda layers: pixels_with_a_gradient(layers) - 1,
+    },
+    checks.check_nearest: {
+        "Right": lambda h: F.interpolate(h, scale_factor=2, mode="nearest"),
+        "perforated": Perforated(),
+        "side by side": lambda h: torch.cat([torch.cat([h, h], 3)] * 2, 2),
+        "Only the height": lambda h: F.interpolate(h, scale_factor=(2, 1)),
+        "Only the width": lambda h: F.interpolate(h, scale_factor=(1, 2)),
+        "cuts the rows": lambda h: (
+            h[..., None, None].expand(*h.shape, 2, 2).reshape(*h.shape[:2], 2 * h.shape[2], 2 * h.shape[3])
+        ),
+        "bilinear": lambda h: F.interpolate(h, scale_factor=2, mode="bilinear"),
+    },
+    checks.check_sphere: {
+        "Right": arc,
+        "line: half-way": lambda a, b, t: torch.lerp(a, b, t),
+        "stretched": lambda a, b, t: torch.lerp(a, b, t) / torch.lerp(a, b, t).norm(),
+        "exchanged": lambda a, b, t: arc(a, b, 1 - t),
+        "acos is missing": lambda a, b, t: arc(a, b, t, angle=F.cosine_similarity(a, b, dim=0)),
+        "by their lengths": lambda a, b, t: arc(a, b, t, angle=torch.acos(a @ b)),
+        "mix the directions": lambda a, b, t: arc(a / a.norm(), b / b.norm(), t),
+        "division by sin(w)": lambda a, b, t: (
+            arc(a, b, t) * torch.sin(torch.acos(F.cosine_similarity(a, b, dim=0)))
+        ),
+    },
 }
 CASES = [(check, words, answer) for check, answers in EXERCISES.items() for words, answer in answers.items()]
 
@@ -96,3 +277,36 @@ def test_an_unknown_mistake_is_told_the_true_value_or_the_shape(check):
         check(lambda *inputs: torch.tensor(123.0)).message
     )
     assert "shape" in check(lambda *inputs: torch.zeros(7, 7)).message
+
+
+def test_an_answer_of_two_parts_is_told_which_one_is_wrong():
+    right = {"The mean": torch.zeros(3), "The variance": torch.ones(3)}
+
+    def said(*answer):
+        return judge(lambda: answer, right, "Good.", {}).message
+
+    assert said(torch.zeros(3), torch.ones(3)) == "Good."
+    assert judge(lambda: [torch.zeros(3), torch.ones(3)], right, "Good.", {})
+    assert said(torch.zeros(3), torch.zeros(3)).startswith("The variance: Your value: 0, 0, 0.")
+    assert said(torch.zeros(2), torch.ones(3)).startswith("The mean: The shape should be (3,) and is (2,)")
+    assert said(torch.zeros(3)).startswith("2 tensors are asked for. You return 1")
+    assert "returns nothing yet" in said(torch.zeros(3), ...)
+    assert "returns a str" in said(torch.zeros(3), "1, 1, 1")
+
+
+def test_a_number_that_is_wrong_is_told_with_its_input():
+    said = checks.check_conv_size(lambda *inputs: 28).message
+    assert said.startswith("For 28, 3, 2, 1: Your value: 28. True value: 14.")
+
+
+@pytest.mark.parametrize("check", EXERCISES)
+def test_a_function_that_changes_its_inputs_spoils_nothing(check):
+    def overwrite(*inputs):
+        for tensor in inputs:
+            if isinstance(tensor, torch.Tensor):
+                tensor.zero_()
+            elif isinstance(tensor, list):
+                tensor.clear()
+
+    check(overwrite)
+    assert check(EXERCISES[check]["Right"])

@@ -46,8 +46,8 @@ def check_batch_norm(normalise: Callable[[Tensor, Tensor, Tensor, float], Tensor
 
 
 def check_kl_floor(kl_floor: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
-    """kl_floor(gain, bias): the least that the batch mean of KL(q(z|x) || N(0, I)) can be if mu is the outcome
-    of a batch norm (Zhu et al. 2020), (D,), (D,) -> ()."""
+    """kl_floor(gain, bias): the least batch mean of KL(q(z|x) || N(0, I)) if mu comes out of a batch norm
+    (Zhu et al. 2020), (D,), (D,) -> ()."""
     each = (GAIN**2 + BIAS**2) / 2
     mistakes = {
         "The bias is missing: it moves every mu away from 0, and that is paid for too.": (GAIN**2 / 2).sum(),
@@ -69,7 +69,7 @@ def check_kl_floor(kl_floor: Callable[[Tensor, Tensor], Tensor]) -> Verdict:
 def check_running_average(
     update: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]],
 ) -> Verdict:
-    """update(running_mean, running_var, h, momentum): both after a batch, (D,), (D,), (B, D) -> (D,), (D,)."""
+    """update(running_mean, running_var, h, momentum): both after a batch h, (B, D) -> (D,), (D,)."""
     old_mean, old_var, momentum = torch.tensor([0.1, -0.4, 1.0]), torch.tensor([0.9, 2.0, 0.3]), 0.3
     mean, var = H.mean(dim=0), H.var(dim=0)
 

@@ -70,7 +70,7 @@ def width_seen(layers: list[tuple[int, int]]) -> int:
 
 
 def check_receptive_field(receptive_field: Callable[[list[tuple[int, int]]], int]) -> Verdict:
-    """receptive_field(layers): how many pixels a unit sees across; layers are (kernel, stride), lowest first."""
+    """receptive_field(layers): the pixels a unit sees across; layers are (kernel, stride), lowest first."""
     cases = [[(3, 1)], [(3, 1), (3, 1)], [(3, 2), (3, 2), (3, 1)], [(2, 2), (5, 1), (4, 2), (3, 1)]]
     mistakes = {
         "You add the kernels. Neighbouring kernels overlap: a layer adds kernel - 1.": lambda layers: sum(
@@ -121,7 +121,7 @@ def check_nearest(nearest: Callable[[Tensor], Tensor]) -> Verdict:
 
 
 def check_sphere(sphere: Callable[[Tensor, Tensor, float], Tensor]) -> Verdict:
-    """sphere(a, b, t): from a (t = 0) to b (t = 1) by the arc between their directions, (D,), (D,) -> (D,)."""
+    """sphere(a, b, t): from a (t = 0) to b (t = 1) along the arc between them, (D,), (D,) -> (D,)."""
     a, b, t = torch.tensor([1.2, -0.5, 0.8]), torch.tensor([-0.3, 0.9, 1.1]), 0.3
     unit_a, unit_b = nn.functional.normalize(a, dim=0), nn.functional.normalize(b, dim=0)
     cosine = unit_a @ unit_b
