@@ -36,12 +36,8 @@ LEDGER = ROOT / "data" / "ledger.csv"
 WEIGHTS = ROOT / "build" / "study"
 STATES = ROOT / "build" / "state"
 N_DRAWS = 500  # of the importance-weighted bound
-SHIPPED = (
-    "mlp",
-    "plane",
-    "mlp_bn",
-    "vae_2015",
-)  # the recipes whose weights come with the course: 40 MB are for all lessons
+# The recipes whose weights come with the course: 40 MB are for all lessons.
+SHIPPED = ("mlp", "plane", "mlp_bn", "vae_2015", "conv_bn")
 
 
 class Job(NamedTuple):
@@ -106,9 +102,6 @@ RULES = {
 CLAIMS = {
     "claim bn then": updates_2015("claim", recipes.committed_2015),
     "claim plain then": updates_2015("claim", recipes.committed_2015, normalise=False),
-    "claim plain then lr=1e-5": updates_2015(
-        "claim", partial(Committed2015, lr=1e-5, n_images=1_000), normalise=False
-    ),
     "claim bn today": updates_2015("claim", partial(ADAM, lr=1e-3), as_then=False),
     "claim plain today": updates_2015("claim", partial(ADAM, lr=1e-3), as_then=False, normalise=False),
 }
@@ -117,6 +110,11 @@ ABLATIONS = {
     "bn hidden": normalised(batch_norm=True),
     "bn also mu": normalised(batch_norm=True, mu_norm=partial(nn.BatchNorm1d, 40)),
     "bn fixed gain": normalised(batch_norm=True, mu_norm=partial(recipes.fixed_gain, 40, 1.0)),
+}
+# Shorter trainings, each with a learning rate that falls to zero: what a network reaches in how much time.
+BUDGETS = {
+    **{f"budget mlp {n}": Plan(partial(recipes.mlp, n_steps=n)) for n in (1_250, 2_500, 5_000, 10_000)},
+    **{f"budget conv {n}": Plan(partial(recipes.conv_bn, n_steps=n)) for n in (350, 700, 1_400, 2_800)},
 }
 GAUSSIANS = {
     "gaussian_shared": likelihood(GaussianShared),
@@ -130,6 +128,10 @@ PLANS = {
     **GAUSSIANS,
     "mlp_bn": Plan(recipes.mlp_bn, role="headline", nll_digits=10_000),
     "vae_2015": Plan(recipes.vae_2015, grey=True),
+    "conv_bn": Plan(recipes.conv_bn, role="headline", nll_digits=2_000),
+    "conv_bn_grey": Plan(recipes.conv_bn_grey, grey=True, role="headline", ledger_name="conv_bn"),
+    "conv_2015": Plan(recipes.conv_2015, grey=True),
+    **BUDGETS,
     **ABLATIONS,
     **CLAIMS,
     **RULES,
@@ -149,6 +151,11 @@ JOBS = [
     *(Job(LESSON_02, "mlp_bn", "real", seed) for seed in range(3)),
     Job(LESSON_02, "mlp_bn", "embedded", 0),
     Job(LESSON_02, "vae_2015", "real", 0),
+    *(Job(LESSON_03, "conv_bn", "real", seed) for seed in range(3)),
+    Job(LESSON_03, "conv_bn", "embedded", 0),
+    *(Job(LESSON_03, "conv_bn_grey", "real", seed) for seed in range(3)),
+    *(Job(LESSON_03, model, "real", 0) for model in BUDGETS),
+    Job(LESSON_03, "conv_2015", "real", 0),
 ]
 
 

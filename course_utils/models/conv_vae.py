@@ -3,9 +3,10 @@
     28x28 --unshuffle--> 14x14 --stride 2--> 7x7 --> h --> q(z|x)
     z --> h --> 7x7 --nearest up--> 14x14 --shuffle--> 28x28
 
-Hidden layers are normalised over batch and space (Ioffe & Szegedy 2015). A channel costs most on the finest
-grid, with its 784 places, so no hidden layer lives there: on the way in each 2x2 cell of pixels becomes four
-channels of a 14x14 image, and on the way out four channels become a cell (Shi et al. 2016).
+Convolutions are normalised over batch and places (Ioffe & Szegedy 2015), thousands of numbers a channel;
+the full layers, with one number an image, are not. A channel costs most on the finest grid, with its 784
+places, so no hidden layer lives there: on the way in each 2x2 cell of pixels becomes four channels of a
+14x14 image, and on the way out four channels become a cell (Shi et al. 2016).
 """
 
 import torch
@@ -22,8 +23,8 @@ def conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
 
 
 def full(n_in: int, n_out: int) -> nn.Sequential:
-    """Linear layer, batch norm, SiLU: (B, n_in) -> (B, n_out)."""
-    return nn.Sequential(nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.SiLU())
+    """Linear layer, SiLU: (B, n_in) -> (B, n_out)."""
+    return nn.Sequential(nn.Linear(n_in, n_out), nn.SiLU())
 
 
 class Residual(nn.Module):
