@@ -7,6 +7,7 @@ a legend, and uses colours that a colour-blind reader and a projector keep apart
 import base64
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -14,12 +15,14 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 from torch import Tensor
 
 INK, GREY, PALE = "#1b2433", "#5c6675", "#d9dee5"
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#bd4f00", "#00805c", "#a94f86"
-SERIES = [BLUE, ORANGE, GREEN, PURPLE]
+SERIES = [BLUE, ORANGE, GREEN, PURPLE, INK]
+LINE_HEIGHT = 17  # points, of a name beside a line
 WIDTH = 9.0  # inches, of every figure
 STYLE = {
     "font.size": 13,
@@ -108,13 +111,11 @@ def plot_lines(
 ) -> Figure:
     """One line for each entry, its name written at its end; `reference` is a dashed level with its name."""
     figure, (axes,) = new_figure(title, 4.2)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+    for axis in [axes.xaxis] * log_x + [axes.yaxis] * log_y:
+        axis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter(minor_thresholds=(2, 0.5)))
     draw_lines(axes, x, lines)
-    axes.set(
-        xlabel=x_label,
-        ylabel=y_label,
-        xscale="log" if log_x else "linear",
-        yscale="log" if log_y else "linear",
-    )
     if reference:
         name, level = reference
         axes.axhline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.6)
@@ -123,18 +124,57 @@ def plot_lines(
 
 
 def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, Sequence[float]]) -> None:
-    """Lines with their names at their right ends."""
-    for (name, y), colour, marker in zip(lines.items(), SERIES, "os^D", strict=False):
+    """At most five lines with their names at their right ends, moved apart where the ends are close."""
+    if len(lines) > len(SERIES):
+        raise ValueError(f"{len(lines)} lines are too many to tell apart; draw at most {len(SERIES)}")
+    for y, colour, marker in zip(lines.values(), SERIES, "os^Dv", strict=False):
         axes.plot(x, y, color=colour, marker=marker if len(x) < 20 else "", markersize=6)
+    ends = [axes.transData.transform((x[-1], y[-1]))[1] * 72 / axes.figure.dpi for y in lines.values()]
+    places = spread(ends, [LINE_HEIGHT * (1 + name.count("\n")) for name in lines])
+    bottom = axes.transAxes.transform((0, 0))[1] * 72 / axes.figure.dpi + LINE_HEIGHT / 2
+    places = [place + max(0.0, bottom - min(places)) for place in places]  # not over the numbers below
+    for (name, y), colour, end, place in zip(lines.items(), SERIES, ends, places, strict=False):
         axes.annotate(
             name,
             (x[-1], y[-1]),
-            (8, 0),
+            (8, place - end),
             textcoords="offset points",
             color=colour,
             va="center",
             annotation_clip=False,
         )
+
+
+def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Where to put labels of these heights so that none covers another, near the places they belong to."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved = list(places)
+    for _ in range(100):
+        for low, high in pairwise(order):
+            overlap = (heights[low] + heights[high]) / 2 - (moved[high] - moved[low])
+            if overlap > 0:
+                moved[low] -= overlap / 2
+                moved[high] += overlap / 2
+    return moved
+
+
+Curves = dict[str, tuple[Sequence[float], Sequence[float]]]  # of each line its x and its y
+
+
+@STYLED
+def plot_pair(left: Curves, right: Curves, title: str, *, x_labels: tuple[str, str], y_label: str) -> Figure:
+    """The same lines against two different x, both on log axes: `left` and `right` have one (x, y) a line."""
+    figure, panels = new_figure(title, 4.4, n_columns=2)
+    for axes, lines, x_label in zip(panels, (left, right), x_labels, strict=True):
+        for (name, (x, y)), colour, marker in zip(lines.items(), SERIES, "os^Dv", strict=False):
+            axes.plot(x, y, color=colour, marker=marker, markersize=6)
+            axes.annotate(name, (x[0], y[0]), (8, 4), textcoords="offset points", color=colour)
+        axes.set(xlabel=x_label, xscale="log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    panels[1].sharey(panels[0])
+    panels[0].set_ylabel(y_label)
+    return figure
 
 
 @STYLED
@@ -202,4 +242,24 @@ def plot_columns(
     axes.bar(range(len(values)), values, color=[BLUE if value > threshold else GREY for value in values])
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(False, axis="x")
+    return figure
+
+
+@STYLED
+def plot_stacked(
+    names: Sequence[str], parts: dict[str, Sequence[float]], title: str, *, x_label: str
+) -> Figure:
+    """Horizontal bars made of parts, one value for each name; the parts are named above them."""
+    figure, (axes,) = new_figure(title, 1.8 + 0.7 * len(names))
+    left = [0.0] * len(names)
+    for (part, values), colour in zip(parts.items(), [*SERIES, GREY], strict=False):
+        axes.barh(
+            range(len(names)), values, left=left, color=colour, height=0.62, edgecolor="white", label=part
+        )
+        left = [start + value for start, value in zip(left, values, strict=True)]
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set_xlabel(x_label)
+    figure.legend(loc="outside upper right", ncols=len(parts), frameon=False, handlelength=1)
     return figure

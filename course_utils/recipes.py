@@ -119,10 +119,10 @@ def build_mlp_bn() -> VAE:
 
 def mlp_bn(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[VAE, Training]:
     """The headline of lesson 02: binary digits, in batches large enough for their mean and variance."""
-    n_steps = pick(budget, smoke=40, quick=3_000, study=6_000, full=60_000)
+    n_steps = pick(budget, smoke=40, quick=3_000, study=7_000, full=60_000)
     torch.manual_seed(seed)
     model = build_mlp_bn()
-    settings = {"lr": 1.5e-2, "batch_size": 512, "seed": seed, "state": state, "label": "mlp_bn"}
+    settings = {"lr": 2e-2, "batch_size": 512, "seed": seed, "state": state, "label": "mlp_bn"}
     return model, train_digits(model, train, n_steps, **settings)
 
 

@@ -22,14 +22,15 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torchvision.utils import save_image
 
 from course_utils import evaluate, ledger, recipes
 from course_utils.data import Images, Splits, fixed_binary, load_digits, random_subset
 from course_utils.distributions import GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
-from course_utils.models.vae_2015 import SquaredError
+from course_utils.models.vae_2015 import ConvVAE2015, SquaredError
 from course_utils.optim import Committed2015, Final2015, July2015
-from course_utils.train import Training, TrainingError, read_safely, save_checkpoint
+from course_utils.train import Training, TrainingError, load_checkpoint, read_safely, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger.csv"
@@ -276,6 +277,18 @@ def ship() -> None:
                 print(f"shipped {best.name}")
 
 
+def draw_samples() -> None:
+    """Samples of the convolutional network of 2015, whose weights are too many to come with the course."""
+    weights = WEIGHTS / "conv_2015_real_0.safetensors"
+    if weights.exists():
+        model = ConvVAE2015()
+        load_checkpoint(model, weights)
+        torch.manual_seed(0)
+        samples = model.generate(1_000)[:24]  # together, as in 2015: batch norm uses the batch
+        large = torch.nn.functional.interpolate(samples, scale_factor=2)
+        save_image(large, ROOT / "notebooks" / "figures" / "conv_2015_samples.png", nrow=12, pad_value=1)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="the number of a lesson, such as 01")
@@ -296,6 +309,7 @@ def main() -> int:
     with ThreadPoolExecutor(wish.jobs) as pool:
         succeeded = list(pool.map(run_alone, todo))
     ship()
+    draw_samples()
     return 0 if all(succeeded) else 1
 
 

@@ -154,7 +154,5 @@ def check_compressed_length(length: Callable[[float], float]) -> Verdict:
         ),
         "That is the factor. The length is the factor times n.": lambda n: 5 / max(5, math.sqrt(n)),
     }
-    praise = (
-        "A gradient of 10,000 is still 500 long: compressed, where the name of the rule promised a limit."
-    )
+    praise = "A gradient of 10,000 is still 500 long: compressed, not clipped: long steps stay long."
     return judge_each(length, cases, lambda n: n * 5 / max(5, math.sqrt(n)), praise, mistakes)

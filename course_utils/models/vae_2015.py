@@ -2,11 +2,9 @@
 
     every layer is   affine -> batch norm -> nonlinearity,   the heads and the output included
     q(z|x) = N(mu(x), diag softplus(.)^2),   p(z) = N(0, I)
-    cost   = sum over pixels (x - px)^2 + KL(q || p),   which is -log p(x|z) + KL for a variance of 1/2,
-             up to a constant
+    cost   = sum over pixels (x - px)^2 + KL(q || p): up to a constant the bound for a variance of 1/2
 
-They are here to be looked at, faults included; lessons 02 and 03 put sound ones beside them. Their ReLU was
-h * (h > 1e-6), which is torch's but for the last millionth.
+To be looked at, faults included; lessons 02 and 03 put sound ones beside them. Their ReLU was h * (h > 1e-6).
 """
 
 import torch
@@ -31,8 +29,7 @@ class SquaredError(nn.Module):
 class BatchNorm2015(nn.Module):
     """(h - mean) / (std + 1e-6) * gain + bias, with mean and std of the batch at hand, also when testing.
 
-    h is (B, D), or (B, C, H, W), where the batch of a channel is all its places in all images. A batch of one
-    vector equals its own mean: it comes out as the bias, whatever it was.
+    h is (B, D), or (B, C, H, W): a channel's batch is all its places. A batch of one comes out as the bias.
     """
 
     def __init__(self, n_features: int):
@@ -107,11 +104,17 @@ class VAE2015(nn.Module):
         prior = (torch.zeros_like(mu), torch.zeros_like(log_var))
         return Output(px=self.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
 
+    @torch.no_grad()
+    def generate(self, n: int) -> Tensor:
+        """The pictures of n latents from the prior, decoded as one batch: (n, C, H, W) in [0, 1]."""
+        z = torch.randn(n, self.latent_dim, device=self.mu_head[0].weight.device)
+        return self.likelihood.mean(self.decode(z))
+
 
 class Perforated(nn.Module):
     """Twice as high and wide; each value at the upper left of its 2x2 cell, zeros elsewhere.
 
-    In 2015 this was a product with a dense matrix, made anew inside the graph at every call.
+    In 2015 this was a product with a dense matrix, made anew at every call.
     """
 
     def forward(self, h: Tensor) -> Tensor:  # (B, C, H, W)
