@@ -7,6 +7,7 @@ Read the modules in the order in which the data flows; each may import only from
     distributions        log-densities, divergences, likelihoods; everything in nats
     models/              one file per model: its mathematics, then its parts, then the whole
     objectives           the bound, term by term, and its importance-weighted sharpening
+    optim                the update rules that lesson 02 compares
     train                the loop, resuming, seeds, threads, devices, profiles
     evaluate             what a trained model is worth, with standard errors
     recipes              one plain function per trained model; `python -m course_utils.recipes`

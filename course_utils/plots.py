@@ -13,9 +13,10 @@ import matplotlib
 import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -113,14 +114,23 @@ def plot_lines(
     figure, (axes,) = new_figure(title, 4.2)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
-    for axis in [axes.xaxis] * log_x + [axes.yaxis] * log_y:
-        axis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter(minor_thresholds=(2, 0.5)))
     draw_lines(axes, x, lines)
+    for axis in [axes.xaxis] * log_x + [axes.yaxis] * log_y:
+        number_log(axis)
     if reference:
         name, level = reference
         axes.axhline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.6)
         axes.annotate(name, (x[0], level), (0, 6), textcoords="offset points", color=INK)
     return figure
+
+
+def number_log(axis: Axis) -> None:
+    """Plain numbers on a log axis: 10, 100, 1,000, and 2 and 5 between them where the axis is short."""
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high / low < 1_000 else (1,)
+    axis.set(
+        major_locator=LogLocator(subs=subs), major_formatter="{x:,.10g}", minor_formatter=NullFormatter()
+    )
 
 
 def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, Sequence[float]]) -> None:
@@ -170,8 +180,7 @@ def plot_pair(left: Curves, right: Curves, title: str, *, x_labels: tuple[str, s
             axes.plot(x, y, color=colour, marker=marker, markersize=6)
             axes.annotate(name, (x[0], y[0]), (8, 4), textcoords="offset points", color=colour)
         axes.set(xlabel=x_label, xscale="log")
-        axes.xaxis.set_major_formatter(LogFormatter())
-        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        number_log(axes.xaxis)
     panels[1].sharey(panels[0])
     panels[0].set_ylabel(y_label)
     return figure
@@ -249,7 +258,7 @@ def plot_columns(
 def plot_stacked(
     names: Sequence[str], parts: dict[str, Sequence[float]], title: str, *, x_label: str
 ) -> Figure:
-    """Horizontal bars made of parts, one value for each name; the parts are named above them."""
+    """Horizontal bars made of parts, one value for each name; the parts are named below them."""
     figure, (axes,) = new_figure(title, 1.8 + 0.7 * len(names))
     left = [0.0] * len(names)
     for (part, values), colour in zip(parts.items(), [*SERIES, GREY], strict=False):
@@ -261,5 +270,5 @@ def plot_stacked(
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set_xlabel(x_label)
-    figure.legend(loc="outside upper right", ncols=len(parts), frameon=False, handlelength=1)
+    figure.legend(loc="outside lower center", ncols=len(parts), frameon=False, handlelength=1)
     return figure

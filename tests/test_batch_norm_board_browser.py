@@ -1,49 +1,16 @@
 """The batch-norm board in a browser: its page alone, with a stand-in for the kernel."""
 
-import base64
-
 import numpy as np
 import pytest
 import torch
+from board_page import drawn, show, wait_for_save, wait_for_state
 
 from course_utils.data import Images
 from course_utils.models.vae import VAE
 from course_utils.widgets import BatchNormBoard
 from course_utils.widgets.batch_norm import SIZES
-from course_utils.widgets.shared import STATIC
 
 pytestmark = pytest.mark.browser
-
-SITE = "http://localhost/"  # answered by the test itself; everything else is refused
-
-# What anywidget hands to `render`, without a kernel behind it: a Backbone model as far as a board needs one.
-MODEL = """
-window.start = async ({ script, state, bytes }) => {
-  const unpack = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-  const values = { ...state };
-  for (const [name, text] of Object.entries(bytes)) values[name] = unpack(text);
-  const listeners = [];
-  window.saves = [];
-  window.model = {
-    get: (name) => values[name],
-    set: (name, value) => {
-      if (JSON.stringify(values[name]) === JSON.stringify(value)) return;
-      values[name] = value;
-      for (const [event, act] of [...listeners]) if (event === `change:${name}`) act();
-    },
-    save_changes: () => saves.push(JSON.stringify(values.chosen)),
-    on: (event, act) => listeners.push([event, act]),
-    off: (event, act) => listeners.splice(listeners.findIndex((l) => l[0] === event && l[1] === act), 1),
-    listeners,
-  };
-  window.board = await import(script);
-  window.leave = board.default.render({ model, el: document.body });
-};
-window.levels = (selector) => {
-  const canvas = document.querySelector(selector);
-  return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
-};
-"""
 
 
 def images(n: int, seed: int) -> Images:
@@ -64,54 +31,12 @@ def board() -> BatchNormBoard:
     return BatchNormBoard({"running averages": model, "prior samples": other}, images(3, 0), mates)
 
 
-def show(page, board: BatchNormBoard, script: str = "board.mjs", body: str = "<body>") -> None:
-    """The board on a blank page, drawn; `page.problems` gathers what goes wrong."""
-    files = {"board.mjs": board._esm, **{path.name: path.read_text() for path in STATIC.glob("*.js")}}
-
-    def answer(route):
-        name = route.request.url.removeprefix(SITE)
-        if name == "":
-            route.fulfill(body=f"<!doctype html><style>{board._css}</style>{body}", content_type="text/html")
-        elif name in files:
-            route.fulfill(body=files[name], content_type="text/javascript")
-        elif name != "favicon.ico":
-            page.problems.append(f"asked the network for {route.request.url}")
-            route.abort()
-
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
-    page.route("**/*", answer)
-    page.goto(SITE)
-    page.add_script_tag(content=MODEL)
-    names = [name for name in board.trait_names(sync=True) if not name.startswith("_")]
-    values = {name: getattr(board, name) for name in names if name not in ("layout", "tabbable", "tooltip")}
-    packed = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
-    state = {name: value for name, value in values.items() if name not in packed}
-    page.evaluate("start", {"script": SITE + script, "state": state, "bytes": packed})
-    wait_for_state(page, board.state.text())
-
-
-def wait_for_state(page, text: str) -> None:
-    page.wait_for_function(
-        "text => document.querySelector('.bn-back').ariaLabel?.startsWith(`Comes back at ${text}.`)", arg=text
-    )
-    assert page.input_value(".vae-state") == text
-
-
 @pytest.fixture
 def shown(page, board):
     """A page with the board, and after the test no error and no request."""
     show(page, board)
     yield page
     assert page.problems == []
-
-
-def drawn(page, selector: str) -> np.ndarray:
-    """The grey levels of a picture: (28, 28)."""
-    rgba = np.array(page.evaluate("levels", selector)).reshape(28, 28, 4)
-    assert (rgba[..., :3] == rgba[..., :1]).all()
-    return rgba[..., 0]
 
 
 def pictures(data: bytes) -> np.ndarray:
@@ -163,7 +88,7 @@ def test_the_choices_are_radio_buttons_for_hand_and_keys(shown, board):
     assert shown.get_attribute("input[type=radio]", "data-lm-suppress-shortcuts") == "true"
     spoken = "document.querySelector('[aria-live]').textContent.includes('digit 2 · prior samples')"
     shown.wait_for_function(spoken)
-    shown.wait_for_function("""saves.at(-1) === '[2,"prior samples",2,"its own copies"]'""")
+    wait_for_save(shown, {"chosen": [2, "prior samples", 2, "its own copies"]})
 
 
 def test_under_fixed_statistics_the_batch_changes_nothing(shown):
@@ -287,7 +212,7 @@ def test_size_and_closing(shown):
     assert shown.locator(".bn-strip").bounding_box()["width"] > normal
     choose(shown, "Digit", "1")
     shown.evaluate("leave()")
-    assert shown.evaluate("saves.at(-1)") == '[1,"this batch",2,"random A"]'
+    assert shown.evaluate("saves.at(-1).chosen") == [1, "this batch", 2, "random A"]
     assert shown.evaluate("model.listeners.length") == 0
 
 

@@ -1,88 +1,16 @@
 """The feature maps in a browser: the page alone, with a stand-in for the kernel."""
 
-import base64
-
 import numpy as np
 import pytest
+from board_page import all_drawn, count_draws, show, wait_for_save, wait_for_state
 from test_features import N_CHANNELS, small_model, some_images, stages_of
 
 from course_utils.widgets import FeatureViewer
 from course_utils.widgets.features import unpacked
-from course_utils.widgets.shared import STATIC
 
 pytestmark = pytest.mark.browser
 
-SITE = "http://localhost/"  # answered by the test itself; everything else is refused
 RESIDUAL = "7×7, after the residual block"
-
-# What anywidget hands to `render`, without a kernel behind it: a Backbone model as far as a board needs one.
-MODEL = """
-window.start = async ({ script, state, bytes }) => {
-  const unpack = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-  const values = { ...state };
-  for (const [name, text] of Object.entries(bytes)) values[name] = unpack(text);
-  const listeners = [];
-  window.saves = [];
-  window.model = {
-    get: (name) => values[name],
-    set: (name, value) => {
-      if (JSON.stringify(values[name]) === JSON.stringify(value)) return;
-      values[name] = value;
-      for (const [event, act] of [...listeners]) if (event === `change:${name}`) act();
-    },
-    save_changes: () => saves.push(JSON.stringify(values.chosen)),
-    on: (event, act) => listeners.push([event, act]),
-    off: (event, act) => listeners.splice(listeners.findIndex((l) => l[0] === event && l[1] === act), 1),
-    listeners,
-  };
-  window.board = await import(script);
-  window.leave = board.default.render({ model, el: document.body });
-};
-window.levels = (selector) => [...document.querySelectorAll(selector)].map((canvas) => {
-  const { width, height } = canvas;
-  return [height, width, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]];
-});
-"""
-
-
-def show(page, board: FeatureViewer, script: str = "board.mjs") -> None:
-    """The board on a blank page, drawn; `page.problems` gathers what goes wrong."""
-    files = {"board.mjs": board._esm, **{path.name: path.read_text() for path in STATIC.glob("*.js")}}
-
-    def answer(route):
-        name = route.request.url.removeprefix(SITE)
-        if name == "":
-            route.fulfill(body=f"<!doctype html><style>{board._css}</style><body>", content_type="text/html")
-        elif name in files:
-            route.fulfill(body=files[name], content_type="text/javascript")
-        elif name != "favicon.ico":
-            page.problems.append(f"asked the network for {route.request.url}")
-            route.abort()
-
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
-    page.route("**/*", answer)
-    page.goto(SITE)
-    page.add_script_tag(content=MODEL)
-    names = [name for name in board.trait_names(sync=True) if not name.startswith("_")]
-    values = {name: getattr(board, name) for name in names if name not in ("layout", "tabbable", "tooltip")}
-    packed = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
-    state = {name: v for name, v in values.items() if name not in packed}
-    page.evaluate("start", {"script": SITE + script, "state": state, "bytes": packed})
-    wait_for_state(page, board.state.text())
-
-
-def wait_for_state(page, text: str) -> None:
-    page.wait_for_function("text => document.querySelector('.vae-board').dataset.shows === text", arg=text)
-    assert page.input_value(".vae-state") == text
-
-
-def drawn(page, selector: str) -> np.ndarray:
-    """The grey levels of these canvases: (n, height, width)."""
-    found = [np.array(rgba).reshape(h, w, 4) for h, w, rgba in page.evaluate("s => levels(s)", selector)]
-    assert all((rgba[..., :3] == rgba[..., :1]).all() for rgba in found)
-    return np.stack([rgba[..., 0] for rgba in found])
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +37,8 @@ def test_the_maps_are_the_bytes_that_were_sent(page, board):
             )  # as the kernel would
             wait_for_state(page, f"{name} · channel {channel} · digit {digit}")
             live = [i for i, flat in enumerate(board.stages[index]["flat"]) if not flat]
-            assert (drawn(page, ".fm-map canvas")[live] == maps[index][digit][live]).all()
-            assert (drawn(page, ".vae-picture")[0] == maps[index][digit, channel]).all()
+            assert (all_drawn(page, ".fm-map canvas")[live] == maps[index][digit][live]).all()
+            assert (all_drawn(page, ".vae-picture")[0] == maps[index][digit, channel]).all()
             assert maps[index][digit][live].std() > 10, "there is something to see"
     assert page.problems == []
 
@@ -120,7 +48,7 @@ def test_the_images_and_their_boxes(features, board):
     for index, name in enumerate(N_CHANNELS):
         features.evaluate("chosen => model.set('chosen', chosen)", [name, 4, 3])
         wait_for_state(features, f"{name} · channel 4 · digit 3")
-        assert (drawn(features, ".fm-top canvas") == 255 * pictures[tops[index][4][:, 0]]).all()
+        assert (all_drawn(features, ".fm-top canvas") == 255 * pictures[tops[index][4][:, 0]]).all()
         stage, boxes = board.stages[index], features.locator(".fm-top rect")
         for rank, (_, row, column) in enumerate(tops[index][4]):
             rect = boxes.nth(rank)
@@ -133,7 +61,7 @@ def test_the_images_and_their_boxes(features, board):
         counts = np.frombuffer(board.counts, "u1").reshape(-1, 10)[sum([6, 10, 10][:index]) + 4]
         shown = features.locator(".fm-classes b").all_text_contents()
         assert [int(text or 0) for text in shown] == counts.tolist()
-    assert (drawn(features, ".fm-digit canvas") == 255 * pictures[[p for _, p in board.examples]]).all()
+    assert (all_drawn(features, ".fm-digit canvas") == 255 * pictures[[p for _, p in board.examples]]).all()
 
 
 def test_keys_choose_channel_digit_and_stage(features):
@@ -161,7 +89,7 @@ def test_keys_choose_channel_digit_and_stage(features):
     assert features.get_attribute(".fm-map[tabindex='0']", "data-lm-suppress-shortcuts") == "true"
     spoken = "document.querySelector('[aria-live]').textContent"
     features.wait_for_function(f"{spoken}.startsWith('{RESIDUAL} · channel 8 · digit 5. What excites')")
-    features.wait_for_function(f"saves.at(-1) === '[\"{RESIDUAL}\",8,5]'")  # Python hears of it
+    wait_for_save(features, {"chosen": [RESIDUAL, 8, 5]})
 
     features.focus(".fm-digit[tabindex='0']")
     for key, digit in {"ArrowDown": 7, "ArrowLeft": 6, "Home": 0, "2": 2}.items():
@@ -288,20 +216,18 @@ def test_nothing_sticks_out(features, width):
 
 
 def test_a_thousand_moves_leave_the_last_one_drawn(features, board):
+    count_draws(features)
     features.evaluate("""() => {
-      window.draws = 0;
-      const put = CanvasRenderingContext2D.prototype.putImageData;
-      CanvasRenderingContext2D.prototype.putImageData = function (...all) { draws++; put.apply(this, all); };
       for (let i = 0; i < 1000; i++) model.set("chosen", ["7×7", i % 10, i % 7]);
     }""")
     wait_for_state(features, "7×7 · channel 9 · digit 5")
     assert features.evaluate("draws") <= 1 + 10 + 12  # one frame: the large map, the small ones, the images
-    assert (drawn(features, ".vae-picture")[0] == unpacked(board)[1][1][5, 9]).all()
+    assert (all_drawn(features, ".vae-picture")[0] == unpacked(board)[1][1][5, 9]).all()
 
 
 def test_a_board_that_is_closed_lets_go(features):
     features.focus(".fm-map[tabindex='0']")
     features.keyboard.press("ArrowRight")
     features.evaluate("leave()")
-    assert features.evaluate("saves.at(-1)") == '["7×7",8,3]'
+    assert features.evaluate("saves.at(-1).chosen") == ["7×7", 8, 3]
     assert features.evaluate("model.listeners.length") == 0

@@ -41,14 +41,14 @@ class Residual(nn.Module):
 
 
 class ConvVAE(nn.Module):
-    """`channels` are those at 14x14 and at 7x7, `hidden` the width of the full layers around the latent."""
+    """`channels` are those at 14x14 and at 7x7, `hidden` the width of two full layers at the latent."""
 
     image_shape = (1, 28, 28)
 
     def __init__(
         self,
         channels: tuple[int, int] = (16, 32),
-        hidden: int = 256,
+        hidden: int = 384,
         latent_dim: int = 40,
         likelihood: nn.Module | None = None,
     ):
@@ -63,10 +63,12 @@ class ConvVAE(nn.Module):
             Residual(coarse),
             nn.Flatten(),
             full(49 * coarse, hidden),
+            full(hidden, hidden),
             nn.Linear(hidden, 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
             full(latent_dim, hidden),
+            full(hidden, hidden),
             full(hidden, 49 * coarse),
             nn.Unflatten(1, (coarse, 7, 7)),
             Residual(coarse),

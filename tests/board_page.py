@@ -1,0 +1,144 @@
+"""What the browser tests of all boards share: a page with the board alone, and a stand-in for the kernel."""
+
+import base64
+
+import anywidget
+import numpy as np
+from playwright.sync_api import Locator, Page
+
+from course_utils.widgets.shared import STATIC
+
+SITE = "http://localhost/"  # answered by the test itself; everything else is refused
+
+# What anywidget hands to `render`, without a kernel behind it: a Backbone model as far as a board needs one.
+# `saves` gathers what Python would hear.
+MODEL = """
+window.start = async ({ script, state, bytes }) => {
+  const unpack = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  const values = { ...state };
+  for (const [name, text] of Object.entries(bytes)) values[name] = unpack(text);
+  const listeners = [];
+  window.saves = [];
+  window.model = {
+    get: (name) => values[name],
+    set: (name, value) => {
+      if (JSON.stringify(values[name]) === JSON.stringify(value)) return;
+      values[name] = value;
+      for (const [event, act] of [...listeners]) if (event === `change:${name}`) act();
+    },
+    save_changes: () => saves.push({ ...values }),
+    on: (event, act) => listeners.push([event, act]),
+    off: (event, act) => listeners.splice(listeners.findIndex((l) => l[0] === event && l[1] === act), 1),
+    listeners,
+  };
+  window.board = await import(script);
+  window.leave = board.default.render({ model, el: document.body });
+};
+"""
+
+# How each board says which state it has drawn.
+DRAWN = (
+    '.latent-plane .vae-picture[aria-label^="Decoded at {}."]',
+    '.latent-walk .vae-picture[aria-label^="Decoded {}."]',
+    '.batch-norm .bn-back[aria-label^="Comes back at {}."]',
+    '.feature-maps[data-shows="{}"]',
+)
+
+LEVELS = """(canvases, part) => canvases.map((canvas) => {
+  const [left, top, width, height] = part ?? [0, 0, canvas.width, canvas.height];
+  return [height, width, [...canvas.getContext("2d").getImageData(left, top, width, height).data]];
+})"""
+
+DRAWS = """() => {
+  window.draws = 0;
+  const put = CanvasRenderingContext2D.prototype.putImageData;
+  CanvasRenderingContext2D.prototype.putImageData = function (...all) { draws++; put.apply(this, all); };
+}"""
+
+DELAYS = """() => {
+  window.delays = [];
+  const picture = () => document.querySelector(".vae-picture").toDataURL();
+  let since, before;
+  const probe = () => {
+    if (picture() === before) return requestAnimationFrame(probe);
+    delays.push(performance.now() - since);
+  };
+  document.addEventListener("keydown", (event) => {
+    [since, before] = [event.timeStamp, picture()];
+    requestAnimationFrame(probe);
+  }, true);
+}"""
+
+
+def show(page: Page, board: anywidget.AnyWidget, script: str = "board.mjs", body: str = "<body>") -> None:
+    """The board on a blank page, drawn; `page.problems` gathers what goes wrong."""
+    files = {"board.mjs": board._esm, **{path.name: path.read_text() for path in STATIC.glob("*.js")}}
+
+    def answer(route):
+        name = route.request.url.removeprefix(SITE)
+        if name == "":
+            route.fulfill(body=f"<!doctype html><style>{board._css}</style>{body}", content_type="text/html")
+        elif name in files:
+            route.fulfill(body=files[name], content_type="text/javascript")
+        elif name != "favicon.ico":
+            page.problems.append(f"asked the network for {route.request.url}")
+            route.abort()
+
+    watch(page)
+    page.route("**/*", answer)
+    page.goto(SITE)
+    page.add_script_tag(content=MODEL)
+    names = [name for name in board.trait_names(sync=True) if not name.startswith("_")]
+    values = {name: getattr(board, name) for name in names if name not in ("layout", "tabbable", "tooltip")}
+    packed = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
+    state = {name: value for name, value in values.items() if name not in packed}
+    page.evaluate("start", {"script": SITE + script, "state": state, "bytes": packed})
+    wait_for_state(page, board.state.text())
+
+
+def watch(page: Page) -> None:
+    """From now on `page.problems` gathers the errors of its scripts, each with where it comes from."""
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(error.stack or str(error)))
+    page.on("console", lambda m: m.type == "error" and page.problems.append(f"{m.text} {m.location['url']}"))
+
+
+def wait_for_state(page: Page, text: str) -> None:
+    """Wait until a board has drawn the state that `text` speaks of, and check the line below the picture."""
+    drawn = ", ".join(DRAWN).replace("{}", text)
+    page.wait_for_function("drawn => document.querySelector(drawn)", arg=drawn)
+    field = "node => node.closest('.vae-board').querySelector('.vae-state').value"
+    assert page.eval_on_selector(drawn, field) == text
+
+
+def wait_for_save(page: Page, values: dict) -> None:
+    """Wait until Python has heard of these values of the board."""
+    heard = "([name, value]) => JSON.stringify(saves.at(-1)?.[name]) === JSON.stringify(value)"
+    page.wait_for_function(f"values => Object.entries(values).every({heard})", arg=values)
+
+
+def all_drawn(page: Page | Locator, selector: str, part: list[int] | None = None) -> np.ndarray:
+    """The grey levels of these canvases: (n, height, width); `part` is [left, top, width, height] of each."""
+    found = page.locator(selector).evaluate_all(LEVELS, part)
+    rgba = np.stack([np.array(values).reshape(height, width, 4) for height, width, values in found])
+    assert (rgba[..., :3] == rgba[..., :1]).all()
+    return rgba[..., 0]
+
+
+def drawn(page: Page | Locator, selector: str = ".vae-picture", left: int = 0, top: int = 0) -> np.ndarray:
+    """The grey levels of the first of these canvases, 28 x 28 pixels of it: (28, 28)."""
+    return all_drawn(page, f"{selector} >> nth=0", [left, top, 28, 28])[0]
+
+
+def count_draws(page: Page) -> None:
+    """From now on `draws` of the page counts the pictures that are put on a canvas."""
+    page.evaluate(DRAWS)
+
+
+def key_to_pixel(page: Page, keys: list[str], times: int = 25) -> list[float]:
+    """Milliseconds from a key's own time stamp to the first frame with another picture, shortest first."""
+    page.evaluate(DELAYS)
+    for n in range(times):
+        page.keyboard.press(keys[n % len(keys)])
+        page.wait_for_function("n => delays.length > n", arg=n)
+    return sorted(page.evaluate("delays"))
