@@ -143,7 +143,7 @@ def mlp_bn_ablation(
     mu_norm: Callable[[], nn.Module] | None = None,
 ) -> tuple[VAE, Training]:
     """A short training in batches of 128, with other parts of the network normalised."""
-    n_steps = pick(budget, smoke=40, quick=1_000, study=4_000, full=30_000)
+    n_steps = pick(budget, smoke=40, quick=1_000, study=2_500, full=30_000)
     torch.manual_seed(seed)
     norm = mu_norm() if mu_norm else None
     model = VAE(batch_norm=batch_norm, mu_norm=norm)
@@ -205,7 +205,7 @@ def vae_2015_today(
     train: Images, budget: str, seed: int = 0, state: Path | None = None, normalise: bool = True
 ) -> tuple[VAE2015, Training]:
     """The network and cost of vae.py under habits of today: torch's initialisation, Adam, small batches."""
-    n_steps = pick(budget, smoke=20, quick=500, study=4_000, full=20_000)
+    n_steps = pick(budget, smoke=20, quick=500, study=2_500, full=20_000)
     torch.manual_seed(seed)
     model = build_vae_2015(normalise, as_then=False).to(choose_device())
     device = next(model.parameters()).device
@@ -251,7 +251,7 @@ def conv_2015(
     train: Images, budget: str, seed: int = 0, state: Path | None = None
 ) -> tuple[ConvVAE2015, Training]:
     """conv_vae.py as far as ten minutes of one core go: it ran for 391,000 updates, about three days."""
-    n_steps = pick(budget, smoke=2, quick=20, study=600, full=40_000)
+    n_steps = pick(budget, smoke=2, quick=20, study=300, full=40_000)
     torch.manual_seed(seed)
     model = ConvVAE2015().to(choose_device())
     device = next(model.parameters()).device

@@ -105,10 +105,10 @@ def watch(page: Page) -> None:
 
 def wait_for_state(page: Page, text: str) -> None:
     """Wait until a board has drawn the state that `text` speaks of, and check the line below the picture."""
-    drawn = ", ".join(DRAWN).replace("{}", text)
-    page.wait_for_function("drawn => document.querySelector(drawn)", arg=drawn)
+    picture = ", ".join(DRAWN).replace("{}", text)
+    page.wait_for_function("picture => document.querySelector(picture)", arg=picture)
     field = "node => node.closest('.vae-board').querySelector('.vae-state').value"
-    assert page.eval_on_selector(drawn, field) == text
+    assert page.eval_on_selector(picture, field) == text
 
 
 def wait_for_save(page: Page, values: dict) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 for name in ("PROFILE", "DEVICE", "THREADS", "DATA_KIND", "LEDGER"):
     os.environ.pop(f"COURSE_{name}", None)
 os.environ["MPLBACKEND"] = "Agg"
-pytest.register_assert_rewrite("board_page")
+pytest.register_assert_rewrite("board_page")  # its asserts say as much as those of a test
 torch.set_num_threads(1)  # tests run side by side, one process a core
 
 

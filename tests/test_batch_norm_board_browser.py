@@ -19,8 +19,7 @@ def images(n: int, seed: int) -> Images:
     return Images(pixels, torch.arange(n) % 10, {})
 
 
-@pytest.fixture(scope="module")
-def board() -> BatchNormBoard:
+def a_board() -> BatchNormBoard:
     torch.manual_seed(0)
     model = VAE(latent_dim=4, hidden=(16,), batch_norm=True)
     other = VAE(latent_dim=4, hidden=(16,), batch_norm=True)
@@ -29,6 +28,11 @@ def board() -> BatchNormBoard:
             weights *= 8
     mates = {"random A": images(999, 1), "only 1s": images(1200, 2), "its own copies": None}
     return BatchNormBoard({"running averages": model, "prior samples": other}, images(3, 0), mates)
+
+
+@pytest.fixture(scope="module")
+def board() -> BatchNormBoard:
+    return a_board()
 
 
 @pytest.fixture

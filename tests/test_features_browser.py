@@ -13,10 +13,14 @@ pytestmark = pytest.mark.browser
 RESIDUAL = "7×7, after the residual block"
 
 
-@pytest.fixture(scope="module")
-def board() -> FeatureViewer:
+def a_board() -> FeatureViewer:
     model = small_model()
     return FeatureViewer(model, some_images(), stages_of(model), start="7×7 · channel 7 · digit 3")
+
+
+@pytest.fixture(scope="module")
+def board() -> FeatureViewer:
+    return a_board()
 
 
 @pytest.fixture

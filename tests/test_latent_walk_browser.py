@@ -26,7 +26,8 @@ def a_board() -> tuple[ConvVAE, LatentWalk]:
         nn.init.uniform_(layer.running_var, 0.2, 2.0)
         nn.init.uniform_(layer.weight, 0.5, 2.0)
     with torch.no_grad():  # the weights of a new model are small: without this all its pictures are alike
-        model.decoder[0][0].weight *= 4
+        model.decoder[0][0].weight *= 8
+        model.decoder[-2].weight *= 3
     blobs = nn.functional.interpolate(torch.rand(12, 1, 7, 7), scale_factor=4) > 0.6
     images = Images(blobs.to(torch.uint8) * 255, torch.arange(12) % 10, {})
     last = model.eval().encoder[-1]

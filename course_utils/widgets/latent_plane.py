@@ -29,8 +29,8 @@ CLASS_COLOURS = [
 class PlaneState:
     """A point of the latent plane. It has two decimals, so its text is all of it.
 
-    Each method returns a new state. static/latent_plane.js has the same rule, and tests/test_browser.py holds
-    the two together.
+    Each method returns a new state. static/latent_plane.js has the same rule;
+    tests/test_latent_plane_browser.py holds the two together.
     """
 
     z: tuple[float, float] = (0.0, 0.0)
