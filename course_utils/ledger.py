@@ -7,6 +7,7 @@ A lesson plots the second and adds the first beside it.
 """
 
 import csv
+import math
 import os
 import statistics
 from collections.abc import Iterable
@@ -132,6 +133,8 @@ def over_seeds(rows: list[dict[str, str]]) -> tuple[float, float, int]:
     values = [float(row["value"]) for row in rows]
     if not values:
         raise ValueError("the ledger has no such rows; run the study or the lesson that writes them")
+    if math.inf in values:  # a run that diverged
+        return math.inf, 0.0, len(values)
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values)
 
 

@@ -88,6 +88,7 @@ class Training(NamedTuple):
     finished: bool  # False if it was interrupted
     n_skipped: int  # steps whose gradient was not finite
     seconds: float  # of training, all sittings together
+    cpu_seconds: float  # the same, summed over the cores that worked
 
 
 class TrainingError(RuntimeError):
@@ -170,7 +171,7 @@ def fit(
     finally:
         bar.close()
         model.train(was_training)
-    return Training(log.rows, log.step, finished, log.n_skipped, log.seconds)
+    return Training(log.rows, log.step, finished, log.n_skipped, log.seconds, log.cpu_seconds)
 
 
 def descend(
@@ -195,11 +196,13 @@ class Log:
     """Sums the terms of the bound on the device and reads them every few steps only, since reading waits."""
 
     def __init__(self, every: int):
-        self.every, self.rows, self.step, self.n_skipped, self.seconds = every, [], 0, 0, 0.0
+        self.every, self.rows, self.step, self.n_skipped = every, [], 0, 0
+        self.seconds = self.cpu_seconds = 0.0
         self.clear()
 
     def clear(self) -> None:
-        self.sums, self.n_images, self.started = 0.0, 0, time.perf_counter()
+        self.sums, self.n_images = 0.0, 0
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def add(self, step: int, bound: Elbo, skipped: bool) -> bool:
         """Count one step; True if it completed a row."""
@@ -213,6 +216,7 @@ class Log:
         total_elbo, total_kl = self.sums.tolist()
         seconds = time.perf_counter() - self.started
         self.seconds += seconds
+        self.cpu_seconds += time.process_time() - self.cpu_started
         row = {"step": self.step, "elbo": total_elbo / self.n_images, "kl": total_kl / self.n_images}
         self.rows.append(row | {"images_per_second": self.n_images / seconds})
         self.clear()
@@ -294,7 +298,8 @@ def save_state(path: Path, label: str, n_steps: int, model, optimizer, log: Log)
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    progress = {"step": log.step, "rows": log.rows, "n_skipped": log.n_skipped, "seconds": log.seconds}
+    progress = {"step": log.step, "rows": log.rows, "n_skipped": log.n_skipped}
+    progress |= {"seconds": log.seconds, "cpu_seconds": log.cpu_seconds}
     metadata = {"label": label, "n_steps": n_steps, "groups": saved["param_groups"], "progress": progress}
     write_safely(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
 
