@@ -220,7 +220,7 @@ def plot_bars(
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set_xlim(0, 1.06 * max([*values, *(own or {}).values()]))
+    axes.set_xlim(0, 1.06 * max([*values, *(own or {}).values(), reference[1] if reference else 0]))
     axes.set_xlabel(x_label)
     for i, value in (own or {}).items():
         axes.plot(value, i, marker="D", color="white", markeredgecolor=INK, markersize=9)

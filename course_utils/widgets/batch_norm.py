@@ -337,8 +337,13 @@ INK, SOFT, BLUE, ORANGE = "#1b2433", "#566173", "#0072b2", "#d55e00"
 def board_png(board: BatchNormBoard) -> bytes:
     """The board as a still picture."""
     state = board.state
-    figure = Figure(figsize=(8, 4.2), dpi=96, layout="constrained", facecolor="white")
-    axes = figure.subplot_mosaic([["held", "strip"], ["back", "strip"]], width_ratios=[1, 2.6])
+    figure = Figure(figsize=(8, 4.2), dpi=96, facecolor="white")
+    boxes = {
+        "held": (0.0, 0.55, 0.26, 0.37),
+        "back": (0.0, 0.05, 0.26, 0.37),
+        "strip": (0.33, 0.22, 0.64, 0.68),
+    }
+    axes = {name: figure.add_axes(box) for name, box in boxes.items()}
     shape = (-1, *board.image_shape)
     held = np.frombuffer(board.digits, np.uint8).reshape(shape)[state.digit]
     place = state.digit * len(board.table[0]) + state.row
