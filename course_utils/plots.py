@@ -139,6 +139,7 @@ def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, Sequence[float]]
         raise ValueError(f"{len(lines)} lines are too many to tell apart; draw at most {len(SERIES)}")
     for y, colour, marker in zip(lines.values(), SERIES, "os^Dv", strict=False):
         axes.plot(x, y, color=colour, marker=marker if len(x) < 20 else "", markersize=6)
+    axes.autoscale_view()  # or the places below are those of an empty figure
     ends = [axes.transData.transform((x[-1], y[-1]))[1] * 72 / axes.figure.dpi for y in lines.values()]
     places = spread(ends, [LINE_HEIGHT * (1 + name.count("\n")) for name in lines])
     bottom = axes.transAxes.transform((0, 0))[1] * 72 / axes.figure.dpi + LINE_HEIGHT / 2
