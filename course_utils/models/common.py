@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from course_utils.distributions import normal_sample
 
 
 class Output(NamedTuple):
@@ -14,6 +17,26 @@ class Output(NamedTuple):
     z: list[Tensor]  # one (S * B, D_l) per layer, the layer next to the pixels first
     q: list[tuple[Tensor, Tensor]]  # posterior (mu, log_var) of each layer
     p: list[tuple[Tensor, Tensor]]  # prior (mu, log_var) of each layer
+
+
+def must_be_images(x: Tensor, image_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError if x is not a batch of images of this shape."""
+    if x.shape[1:] != image_shape:
+        raise ValueError(
+            f"this model encodes batches of images (B, {', '.join(map(str, image_shape))}) "
+            f"but was given {tuple(x.shape)}; for a single image, add the batch axis with x[None]"
+        )
+
+
+def one_code(model: nn.Module, x: Tensor, n_draws: int) -> Output:
+    """The forward of a model with one layer of latents, whose prior is N(0, I).
+
+    Encodes x (B, C, H, W) once, draws `n_draws` latents for each image, decodes them all.
+    """
+    mu, log_var = (t.repeat(n_draws, 1) for t in model.encode(x))  # (S * B, D)
+    z = normal_sample(mu, log_var)
+    prior = (torch.zeros_like(mu), torch.zeros_like(log_var))
+    return Output(px=model.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
 
 
 def mlp(sizes: Sequence[int], batch_norm: bool = False) -> nn.Sequential:

@@ -12,8 +12,8 @@ places, so no hidden layer lives there: on the way in each 2x2 cell of pixels be
 import torch
 from torch import Tensor, nn
 
-from course_utils.distributions import Bernoulli, normal_sample
-from course_utils.models.common import Output
+from course_utils.distributions import Bernoulli
+from course_utils.models.common import Output, must_be_images, one_code
 
 
 def conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
@@ -87,11 +87,7 @@ class ConvVAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, log_var) of q(z|x), each (B, D), for images x (B, 1, 28, 28) in [0, 1]."""
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"this model encodes batches of images (B, {', '.join(map(str, self.image_shape))}) "
-                f"but was given {tuple(x.shape)}; for a single image, add the batch axis with x[None]"
-            )
+        must_be_images(x, self.image_shape)
         return self.encoder(x).float().chunk(2, dim=1)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -100,10 +96,7 @@ class ConvVAE(nn.Module):
 
     def forward(self, x: Tensor, n_draws: int = 1) -> Output:
         """Encode once, draw `n_draws` latents for each image, decode them all."""
-        mu, log_var = (t.repeat(n_draws, 1) for t in self.encode(x))  # (S * B, D)
-        z = normal_sample(mu, log_var)
-        prior = (torch.zeros_like(mu), torch.zeros_like(log_var))
-        return Output(px=self.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
+        return one_code(self, x, n_draws)
 
     @torch.no_grad()
     def generate(self, n: int) -> Tensor:

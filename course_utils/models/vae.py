@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from course_utils.distributions import Bernoulli, normal_sample
-from course_utils.models.common import Output, mlp
+from course_utils.distributions import Bernoulli
+from course_utils.models.common import Output, mlp, must_be_images, one_code
 
 
 class VAE(nn.Module):
@@ -56,11 +56,7 @@ class VAE(nn.Module):
 
         Raises ValueError if x is not a batch of images of the model's shape.
         """
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"this model encodes batches of images (B, {', '.join(map(str, self.image_shape))}) "
-                f"but was given {tuple(x.shape)}; for a single image, add the batch axis with x[None]"
-            )
+        must_be_images(x, self.image_shape)
         mu, log_var = self.encoder(x.flatten(start_dim=1)).float().chunk(2, dim=1)
         return self.mu_norm(mu), log_var
 
@@ -70,10 +66,7 @@ class VAE(nn.Module):
 
     def forward(self, x: Tensor, n_draws: int = 1) -> Output:
         """Encode once, draw `n_draws` latents for each image, decode them all."""
-        mu, log_var = (t.repeat(n_draws, 1) for t in self.encode(x))  # (S * B, D)
-        z = normal_sample(mu, log_var)
-        prior = (torch.zeros_like(mu), torch.zeros_like(log_var))
-        return Output(px=self.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
+        return one_code(self, x, n_draws)
 
     @torch.no_grad()
     def generate(self, n: int) -> Tensor:

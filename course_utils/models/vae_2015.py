@@ -10,8 +10,8 @@ To be looked at, faults included; lessons 02 and 03 put sound ones beside them. 
 import torch
 from torch import Tensor, nn
 
-from course_utils.distributions import normal_sample, per_image
-from course_utils.models.common import Output
+from course_utils.distributions import per_image
+from course_utils.models.common import Output, one_code
 
 
 class SquaredError(nn.Module):
@@ -99,10 +99,7 @@ class VAE2015(nn.Module):
 
     def forward(self, x: Tensor, n_draws: int = 1) -> Output:
         """Encode once, draw `n_draws` latents for each image, decode them all."""
-        mu, log_var = (t.repeat(n_draws, 1) for t in self.encode(x))  # (S * B, D)
-        z = normal_sample(mu, log_var)
-        prior = (torch.zeros_like(mu), torch.zeros_like(log_var))
-        return Output(px=self.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
+        return one_code(self, x, n_draws)
 
     @torch.no_grad()
     def generate(self, n: int) -> Tensor:

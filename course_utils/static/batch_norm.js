@@ -3,7 +3,7 @@
 // Nothing is computed here. The table comes from course_utils/widgets/batch_norm.py: for each digit its rows,
 // first those of the fixed statistics, then those of the batches, size by size.
 
-import { build, controls, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const N_THUMBS = 20; // the digit and the first 19 of its mates
 
@@ -127,13 +127,10 @@ function render({ model, el }) {
   listen(page.strip, (place) => go(stateOf(place, model.get("chosen"), choices)));
   el.append(page.node);
 
-  const views = { "change:chosen": draw, "change:large": dress };
-  for (const [event, view] of Object.entries(views)) model.on(event, view);
-  dress();
-  draw();
+  const unfollow = follow(model, { "change:large": dress, "change:chosen": draw });
   return () => {
     save.flush();
-    for (const [event, view] of Object.entries(views)) model.off(event, view);
+    unfollow();
   };
 }
 

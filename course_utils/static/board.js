@@ -123,3 +123,13 @@ export function showSize(board, large) {
   board.classList.toggle("vae-large", large);
   set(board.querySelector("[data-name=size]"), { "aria-pressed": large });
 }
+
+// Runs each view now, and whenever what it shows changes: `views` maps an event of the model to its view.
+// Returns a function that ends it.
+export function follow(model, views) {
+  for (const [event, view] of Object.entries(views)) model.on(event, view);
+  for (const view of new Set(Object.values(views))) view();
+  return () => {
+    for (const [event, view] of Object.entries(views)) model.off(event, view);
+  };
+}

@@ -1,6 +1,6 @@
 // The feature maps: on the left every channel's answer to a digit, on the right what excites one channel most.
 
-import { build, controls, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const BOARD = `
   <div class="vae-board feature-maps">
@@ -94,13 +94,10 @@ function render({ model, el }) {
   page.foot.append(row.node);
   el.append(page.node);
 
-  const views = { "change:chosen": draw, "change:large": dress };
-  for (const [event, view] of Object.entries(views)) model.on(event, view);
-  dress();
-  draw();
+  const unfollow = follow(model, { "change:large": dress, "change:chosen": draw });
   return () => {
     save.flush();
-    for (const [event, view] of Object.entries(views)) model.off(event, view);
+    unfollow();
   };
 }
 

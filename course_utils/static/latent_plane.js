@@ -1,7 +1,7 @@
 // The latent plane: on the left a point to drag, on the right what the decoder draws there.
 
 import { decoder } from "./decoder.js";
-import { build, controls, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const SIDE = 400; // the plane, in units of its drawing; the drawing scales with the page
 const TILES = 15; // decoded pictures along each side of the map; odd, so that one sits at z = 0
@@ -109,20 +109,17 @@ function render({ model, el }) {
   page.foot.append(row.node);
   el.append(page.node);
 
-  const views = { "change:z": draw, "change:large": dress, "change:pictures": dress };
-  for (const [event, view] of Object.entries(views)) model.on(event, view);
-  dress();
-  draw();
+  const unfollow = follow(model, { "change:large": dress, "change:pictures": dress, "change:z": draw });
   return () => {
     open = false;
     save.flush();
-    for (const [event, view] of Object.entries(views)) model.off(event, view);
+    unfollow();
   };
 }
 
 export default { render };
 
-// The rule, as in PlaneState of widgets.py: two numbers of two decimals, inside the plane -------------------
+// The rule, as in PlaneState of widgets/latent_plane.py: two numbers of two decimals, inside the plane -------------------
 
 export function at(z, extent) {
   return z.map((v) => Math.round(100 * Math.min(extent, Math.max(-extent, v))) / 100 + 0);

@@ -1,7 +1,7 @@
 // The latent walk: two digits, a slider from one to the other, and what the decoder draws on the way.
 
 import { decoder } from "./decoder.js";
-import { build, controls, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const STEPS = 11; // pictures in a film strip
 const CHART = { width: 400, height: 196, left: 26, right: 10, top: 24, bottom: 22 };
@@ -136,14 +136,11 @@ function render({ model, el }) {
   page.foot.append(row.node);
   el.append(page.node);
 
-  const views = { "change:t": draw, "change:ends": draw, "change:sphere": draw, "change:large": dress };
-  for (const [event, view] of Object.entries(views)) model.on(event, view);
-  dress();
-  draw();
+  const unfollow = follow(model, { "change:large": dress, "change:t": draw, "change:ends": draw, "change:sphere": draw });
   return () => {
     open = false;
     save.flush();
-    for (const [event, view] of Object.entries(views)) model.off(event, view);
+    unfollow();
   };
 }
 
