@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from course_utils.data import Batches, Images, as_grey
 from course_utils.distributions import LEVELS, Bernoulli, per_image
-from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights
+from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights, terms
 
 CHUNK = 500  # images at a time
 DRAWS_AT_A_TIME = 20  # of the importance-weighted bound, for each of 100 images
@@ -68,6 +68,19 @@ def bound(model: nn.Module, images: Images, *, chunk: int = CHUNK, seed: int = 0
     return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
 
 
+def bound_from_above(model: nn.Module, images: Images, n_from_prior: int, *, seed: int = 0) -> Elbo:
+    """The bound of a hierarchy whose bottom layers are drawn from their priors, as in `bound`.
+
+    Those cost nothing and say nothing of the image: what is left is what the layers above know of it. It
+    is the L^{>k} of Havtorn et al. 2021, who ask with it whether an image is of a kind not seen before.
+    """
+    with evaluating(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        walks = ((x, model(x, n_from_prior=n_from_prior)) for x in in_chunks(model, images))
+        parts = [terms(model.likelihood, x, out) for x, out in walks]
+    return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
+
+
 def log_likelihood(model: nn.Module, images: Images, n_draws: int, *, seed: int = 0) -> Tensor:
     """The importance-weighted bound with n_draws draws, an estimate of log p(x) from below: (N,) nats."""
     chunks = []
@@ -84,6 +97,13 @@ def posterior_means(model: nn.Module, images: Images) -> Tensor:
     """The mean of q(z|x) of each image: (N, D), on the CPU."""
     with evaluating(model):
         return torch.cat([model.encode(x)[0] for x in in_chunks(model, images)]).cpu()
+
+
+def layer_means(model: nn.Module, images: Images) -> list[Tensor]:
+    """The posterior mean of each layer of a hierarchy, the layers above at theirs: a list of (N, D_l)."""
+    with evaluating(model):
+        chunks = [[mu.flatten(start_dim=1) for mu, _ in model.encode(x)] for x in in_chunks(model, images)]
+    return [torch.cat(layer).cpu() for layer in zip(*chunks, strict=True)]
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:

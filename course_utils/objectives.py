@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.distributions import normal_kl, normal_log_prob, per_image
+from course_utils.models.common import Output
 
 
 class Elbo(NamedTuple):
@@ -24,22 +25,39 @@ class Elbo(NamedTuple):
         """The bound itself, higher is better: (B,) nats."""
         return self.log_px - self.kl.sum(dim=1)
 
-    def loss(self, beta: float = 1.0) -> Tensor:
-        """What is minimised, a scalar: the batch mean of -log_px + beta * kl. beta = 1 is the bound."""
-        return (beta * self.kl.sum(dim=1) - self.log_px).mean()
+    def loss(self, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Tensor:
+        """What is minimised, a scalar: the batch mean of -log_px + beta * kl. beta = 1 is the bound.
+
+        `beta` is one number, or one for each layer (L,). A layer whose mean KL is below `free_bits` nats
+        pays that much anyway and so has no reason to fall further (Kingma et al. 2016, eq. 15).
+        """
+        price = self.kl.mean(dim=0).clamp(min=free_bits)  # (L,)
+        weight = torch.as_tensor(beta).to(price.device, non_blocking=True)
+        return (weight * price).sum() - self.log_px.mean()
 
 
 def elbo(model: nn.Module, x: Tensor) -> Elbo:
     """The bound of each image at one draw of its latents: x (B, C, H, W) -> Elbo."""
-    out = model(x)
-    log_px = model.likelihood.log_prob(x, out.px)
+    return terms(model.likelihood, x, model(x))
+
+
+def terms(likelihood: nn.Module, x: Tensor, out: Output) -> Elbo:
+    """The terms of the bound for one pass of x through a model."""
+    log_px = likelihood.log_prob(x, out.px)
     kl = [per_image(normal_kl(*q, *p)) for q, p in zip(out.q, out.p, strict=True)]
     return Elbo(log_px, torch.stack(kl, dim=1))
 
 
-def warm_up(step: int, n_steps: int) -> float:
-    """beta = (step + 1) / n_steps, then 1 (linear as in Sønderby 2016; the idea is Bowman et al. 2016)."""
-    return min(1.0, (step + 1) / n_steps) if n_steps else 1.0
+def warm_up(step: int, n_steps: int, n_layers: int = 1, from_below: bool = False) -> Tensor:
+    """beta of each layer at this step of a training, (n_layers,): from 0 to 1 in n_steps, then 1.
+
+    All layers at once, linear as in Sønderby et al. 2016 (the idea is Bowman et al. 2016); or `from_below`
+    one after the other, the bottom layer first, as the network of March 2017 had it.
+    """
+    share = torch.tensor((step + 1) / n_steps if n_steps else 1.0)
+    if from_below:
+        return (n_layers * share - torch.arange(n_layers)).clamp(0, 1)
+    return share.clamp(max=1).expand(n_layers)
 
 
 def log_weights(model: nn.Module, x: Tensor, n_draws: int) -> Tensor:

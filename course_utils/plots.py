@@ -273,3 +273,23 @@ def plot_stacked(
     axes.set_xlabel(x_label)
     figure.legend(loc="outside lower center", ncols=len(parts), frameon=False, handlelength=1)
     return figure
+
+
+# A matrix ----------------------------------------------------------------------------------------
+
+
+@STYLED
+def plot_matrix(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
+    """Cells (n_rows, n_columns) of values from 0 to 1, darker for more, each with its number."""
+    figure, (axes,) = new_figure(title, 1.3 + 0.7 * len(rows))
+    axes.imshow(values.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, color=INK)
+    axes.set_yticks(range(len(rows)), rows, color=INK)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    for row, its in enumerate(values.tolist()):
+        for column, value in enumerate(its):
+            colour = "white" if value > 0.55 else INK
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, weight="bold")
+    return figure

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course_utils.data import KINDS, Batches, DataError, Images, fixed_binary, load_digits, project_root
 from course_utils.distributions import Bernoulli, DiscretisedLogistic
 from course_utils.evaluate import bound, mean_and_error
 from course_utils.models.conv_vae import ConvVAE
+from course_utils.models.hierarchical_vae import HierarchicalVAE
+from course_utils.models.layers import mlp_layers
 from course_utils.models.vae import VAE
 from course_utils.models.vae_2015 import VAE2015, BatchNorm2015, ConvVAE2015
 from course_utils.optim import Committed2015
@@ -49,14 +52,20 @@ def train_digits(
     state: Path | None,
     label: str,
     batch_size: int = 128,
+    warm_up: float = 0.1,
+    remedies: dict | None = None,
 ) -> Training:
-    """What the models of digits have in common: a start at the mean, a warm-up over a tenth of the steps."""
+    """What the models of digits have in common: a start at the mean, a warm-up over a share of the steps.
+
+    `remedies` are further arguments of `fit`, those that lesson 04 compares.
+    """
     model.start_at_mean(train.pixels.float().mean(dim=0) / 255)
     model.to(choose_device())
     binary = isinstance(model.likelihood, Bernoulli)
     device = next(model.parameters()).device
     batches = Batches(train.pixels, batch_size, binarise=binary, seed=seed, device=device)
-    return fit(model, batches, n_steps, lr=lr, warm_up_steps=n_steps // 10, state=state, label=label)
+    settings = {"lr": lr, "warm_up_steps": round(warm_up * n_steps), "state": state, "label": label}
+    return fit(model, batches, n_steps, **settings, **(remedies or {}))
 
 
 # Lesson 01 ---------------------------------------------------------------------------------------
@@ -119,10 +128,12 @@ def build_mlp_bn() -> VAE:
 
 def mlp_bn(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[VAE, Training]:
     """The headline of lesson 02: binary digits, in batches large enough for their mean and variance."""
-    n_steps = pick(budget, smoke=40, quick=3_000, study=7_000, full=60_000)
+    n_steps = pick(budget, smoke=40, quick=3_000, study=4_200, full=60_000)
+    batch_size = pick(budget, smoke=512, quick=512, study=1_024, full=1_024)
+    lr = 2e-2 * (batch_size / 512) ** 0.5
     torch.manual_seed(seed)
     model = build_mlp_bn()
-    settings = {"lr": 2e-2, "batch_size": 512, "seed": seed, "state": state, "label": "mlp_bn"}
+    settings = {"lr": lr, "batch_size": batch_size, "seed": seed, "state": state, "label": "mlp_bn"}
     return model, train_digits(model, train, n_steps, **settings)
 
 
@@ -226,10 +237,13 @@ def conv_bn(
     train: Images, budget: str, seed: int = 0, state: Path | None = None, n_steps: int | None = None
 ) -> tuple[ConvVAE, Training]:
     """The headline of lesson 03: binary digits. `n_steps` is there for a comparison of budgets."""
-    n_steps = n_steps or pick(budget, smoke=20, quick=2_800, study=4_800, full=60_000)
+    batch_size = 128 if n_steps else pick(budget, smoke=128, quick=128, study=256, full=256)
+    n_steps = n_steps or pick(budget, smoke=20, quick=2_800, study=3_200, full=60_000)
+    lr = 4e-3 * (batch_size / 128) ** 0.5
     torch.manual_seed(seed)
     model = build_conv_bn()
-    return model, train_digits(model, train, n_steps, lr=4e-3, seed=seed, state=state, label="conv_bn")
+    settings = {"lr": lr, "batch_size": batch_size, "seed": seed, "state": state, "label": "conv_bn"}
+    return model, train_digits(model, train, n_steps, **settings)
 
 
 def build_conv_bn_grey() -> ConvVAE:
@@ -261,6 +275,147 @@ def conv_2015(
     return model, fit(model, batches, n_steps, optimizer=optimizer, **plain, state=state, label="conv_2015")
 
 
+# Lesson 04 ---------------------------------------------------------------------------------------
+
+LATENTS, WIDTHS = (40, 24, 12), (480, 256, 128)  # three layers, the one next to the pixels first
+
+
+def build_topdown() -> HierarchicalVAE:
+    """p(x|z1) p(z1|z2) p(z2|z3) p(z3) with 40, 24 and 12 latents; q of a layer is prior times evidence."""
+    return HierarchicalVAE(*mlp_layers(LATENTS, WIDTHS), top_down=True)
+
+
+def build_meanfield() -> HierarchicalVAE:
+    """The same networks; q of a layer is the evidence alone."""
+    return HierarchicalVAE(*mlp_layers(LATENTS, WIDTHS), top_down=False)
+
+
+def topdown(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None
+) -> tuple[nn.Module, Training]:
+    """The headline of lesson 04: binary digits."""
+    torch.manual_seed(seed)
+    return hierarchy(build_topdown(), train, budget, seed, state, label="topdown")
+
+
+def meanfield(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None
+) -> tuple[nn.Module, Training]:
+    """The same training for the posterior of 2017."""
+    torch.manual_seed(seed)
+    return hierarchy(build_meanfield(), train, budget, seed, state, label="meanfield")
+
+
+def hierarchy(
+    model: HierarchicalVAE, train: Images, budget: str, seed: int, state: Path | None, label: str
+) -> tuple[HierarchicalVAE, Training]:
+    """What the two have in common: batches large enough for batch norm, a warm-up over half of the steps."""
+    n_steps = pick(budget, smoke=20, quick=6_000, study=7_000, full=60_000)
+    batch_size = pick(budget, smoke=128, quick=128, study=256, full=256)
+    lr = 6e-3 * (batch_size / 128) ** 0.5
+    settings = {
+        "lr": lr,
+        "batch_size": batch_size,
+        "warm_up": 0.5,
+        "seed": seed,
+        "state": state,
+        "label": label,
+    }
+    return model, train_digits(model, train, n_steps, **settings)
+
+
+def build_sick() -> HierarchicalVAE:
+    """The hierarchy as one writes it down first: mean-field q, and no batch norm."""
+    return HierarchicalVAE(*mlp_layers(LATENTS, WIDTHS, batch_norm=False), top_down=False)
+
+
+def remedied(
+    train: Images,
+    budget: str,
+    seed: int = 0,
+    state: Path | None = None,
+    build: Callable[[], HierarchicalVAE] = build_sick,
+    warm_up: float = 0.0,
+    remedies: dict | None = None,
+    ema: bool = False,
+) -> tuple[HierarchicalVAE, Training]:
+    """A short training of a hierarchy under the remedies of lesson 04, by default under none of them.
+
+    With `ema` what comes back is the average of the weights, and of the statistics of batch norm.
+    """
+    n_steps = pick(budget, smoke=10, quick=400, study=1_200, full=10_000)
+    torch.manual_seed(seed)
+    model = build()
+    ema_of = get_ema_multi_avg_fn(0.99)
+    average = AveragedModel(model, multi_avg_fn=ema_of, use_buffers=True) if ema else None
+    settings = {"lr": 3e-3, "warm_up": warm_up, "seed": seed, "state": state, "label": "remedied"}
+    training = train_digits(
+        model, train, n_steps, remedies={"average": average, **(remedies or {})}, **settings
+    )
+    return (average.module if average else model), training
+
+
+# The four patients of lesson 04's clinic: small hierarchies, each with one thing wrong.
+
+
+def build_patient() -> HierarchicalVAE:
+    """Three layers of 16, 8 and 4 latents between narrow networks."""
+    return HierarchicalVAE(*mlp_layers((16, 8, 4), (128, 64, 32)), top_down=True)
+
+
+def build_patient_c() -> HierarchicalVAE:
+    """The same without batch norm, and with the mean-field posterior."""
+    return HierarchicalVAE(*mlp_layers((16, 8, 4), (128, 64, 32), batch_norm=False), top_down=False)
+
+
+def patient(
+    model: HierarchicalVAE, train: Images, budget: str, seed: int, state: Path | None, warm_up: float = 0.2
+) -> tuple[HierarchicalVAE, Training]:
+    """The training that the four have in common."""
+    n_steps = pick(budget, smoke=10, quick=4_000, study=4_000, full=4_000)
+    settings = {"lr": 4e-3, "warm_up": warm_up, "seed": seed, "state": state, "label": "patient"}
+    return model, train_digits(model, train, n_steps, **settings)
+
+
+def patient_a(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None
+) -> tuple[HierarchicalVAE, Training]:
+    """Overfitted: it has seen 1,000 digits, hundreds of times."""
+    torch.manual_seed(seed)
+    return patient(build_patient(), train.subset(slice(1_000)), budget, seed, state)
+
+
+def patient_b(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None
+) -> tuple[HierarchicalVAE, Training]:
+    """Batch norm in the wrong mode: it was trained by the batch, and its running averages never moved."""
+    torch.manual_seed(seed)
+    model = build_patient()
+    for layer in [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)]:
+        layer.momentum = 0.0
+    return patient(model, train, budget, seed, state)
+
+
+def patient_c(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None
+) -> tuple[HierarchicalVAE, Training]:
+    """Collapsed layers: no batch norm, no warm-up."""
+    torch.manual_seed(seed)
+    return patient(build_patient_c(), train, budget, seed, state, warm_up=0.0)
+
+
+def patient_d(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None
+) -> tuple[HierarchicalVAE, Training]:
+    """An exploded variance: after a sound training the log_var of layer 2's prior went up by 6."""
+    torch.manual_seed(seed)
+    model, training = patient(build_patient(), train, budget, seed, state)
+    with torch.no_grad():
+        bias = model.layers[1].prior.bias
+        bias[len(bias) // 2 :] += 6
+    return model, training
+
+
 # Shipped weights and the command line ------------------------------------------------------------
 
 RECIPES = {
@@ -272,6 +427,12 @@ RECIPES = {
     "vae_2015": (build_vae_2015, vae_2015),
     "conv_bn": (build_conv_bn, conv_bn),
     "conv_bn_grey": (build_conv_bn_grey, conv_bn_grey),
+    "topdown": (build_topdown, topdown),
+    "meanfield": (build_meanfield, meanfield),
+    "patient_a": (build_patient, patient_a),
+    "patient_b": (build_patient, patient_b),
+    "patient_c": (build_patient_c, patient_c),
+    "patient_d": (build_patient, patient_d),
 }
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from course_utils.objectives import Elbo, elbo, warm_up
@@ -115,8 +116,12 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     lr: float = 1e-3,
     warm_up_steps: int = 0,
+    warm_up_from_below: bool = False,
+    free_bits: float = 0.0,
     schedule: Callable[[int, int], float] = one_cycle,
     max_gradient: float = MAX_GRADIENT,
+    skip_gradient: float = math.inf,
+    average: AveragedModel | None = None,
     bf16: bool = False,
     compile: bool = False,
     state: Path | None = None,
@@ -125,7 +130,10 @@ def fit(
     """Maximise the objective over n_steps batches, `batches[0]` to `batches[n_steps - 1]`; trains in place.
 
     The optimiser is Adam unless given; `lr` is its peak, and `schedule(step, n_steps)` the share of it that a
-    step takes. Gradients longer than `max_gradient` are shortened. `warm_up_steps` let beta rise from 0 to 1.
+    step takes. Gradients longer than `max_gradient` are shortened, longer than `skip_gradient` not followed
+    at all (Child 2021). `warm_up_steps` let beta rise from 0 to 1, for all layers at once or
+    one after the other from below. `free_bits` is the price that a layer pays at least, in nats. `average`
+    follows every step: torch's `AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))` is the EMA.
     `bf16` computes the layers in bfloat16, sums stay in float32; `compile` compiles the objective.
     Stopping the cell keeps what is trained and returns it. With `state`, a path, training is saved there
     at the start, about every tenth of the way, and at the end. If that file exists, training goes on from
@@ -137,9 +145,10 @@ def fit(
     peaks = [group.setdefault("peak_lr", group["lr"]) for group in optimizer.param_groups]
     compute_bound = torch.compile(objective) if compile else objective
     log = Log(every=max(1, n_steps // 100))
-    start = load_state(state, label, n_steps, model, optimizer, log) if state and state.exists() else 0
+    run = (label, n_steps, model, optimizer, average, log)
+    start = load_state(state, *run) if state and state.exists() else 0
     if state and start == 0:
-        save_state(state, label, n_steps, model, optimizer, log)
+        save_state(state, *run)
     device = next(model.parameters()).device
     finished, n_bad, was_training = False, 0, model.training
     model.train()
@@ -154,17 +163,16 @@ def fit(
             buffers = [buffer.clone() for buffer in model.buffers()]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 bound = compute_bound(model, x)
-            loss = bound.loss(beta=warm_up(step, warm_up_steps))
-            optimizer.zero_grad()
-            loss.backward()
-            n_bad = 0 if descend(model, optimizer, buffers, max_gradient) else n_bad + 1
+            beta = warm_up(step, warm_up_steps, bound.kl.shape[1], warm_up_from_below)
+            loss = bound.loss(beta, free_bits)
+            went = descend(loss, model, optimizer, buffers, max_gradient, skip_gradient, average)
+            n_bad = 0 if went else n_bad + 1
             if n_bad == MAX_BAD_STEPS:
                 raise TrainingError(explain_failure(model, x, step))
-
-            if log.add(step, bound, skipped=n_bad > 0):
+            if log.add(step, bound, skipped=not went):
                 bar.set_postfix_str(log.line(), refresh=False)
             if state and (log.step % (10 * log.every) == 0 or log.step == n_steps):
-                save_state(state, label, n_steps, model, optimizer, log)
+                save_state(state, *run)
         finished = True
     except KeyboardInterrupt:
         print(f"{label}: stopped after {log.step} of {n_steps} steps; the model keeps what it has learned")
@@ -175,20 +183,30 @@ def fit(
 
 
 def descend(
-    model: nn.Module, optimizer: torch.optim.Optimizer, buffers: list[Tensor], max_gradient: float
+    loss: Tensor,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    buffers: list[Tensor],
+    max_gradient: float,
+    skip_gradient: float,
+    average: AveragedModel | None,
 ) -> bool:
     """One step along the gradient, shortened if it is long; True if there was one.
 
-    A gradient that is not finite is left as it is, for `explain_failure` to look at, and the buffers are put
-    back: one NaN would stay in the running mean of a batch norm for good.
+    A gradient that is too long or not finite is left as it is, for `explain_failure` to look at, and the
+    buffers are put back: one NaN would stay in the running mean of a batch norm for good.
     """
+    optimizer.zero_grad()
+    loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    if not norm.isfinite():
+    if not norm < skip_gradient:  # also if it is NaN
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         return False
     nn.utils.clip_grads_with_norm_(model.parameters(), max_gradient, norm)
     optimizer.step()
+    if average:
+        average.update_parameters(model)
     return True
 
 
@@ -289,9 +307,11 @@ def read_safely(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def save_state(path: Path, label: str, n_steps: int, model, optimizer, log: Log) -> None:
+def save_state(path: Path, label: str, n_steps: int, model, optimizer, average, log: Log) -> None:
     """Everything that the rest of the training depends on."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if average:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     saved = optimizer.state_dict()
     for index, values in saved["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
@@ -304,7 +324,7 @@ def save_state(path: Path, label: str, n_steps: int, model, optimizer, log: Log)
     write_safely(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
 
 
-def load_state(path: Path, label: str, n_steps: int, model, optimizer, log: Log) -> int:
+def load_state(path: Path, label: str, n_steps: int, model, optimizer, average, log: Log) -> int:
     """Restore what `save_state` wrote and return the step to go on with."""
     tensors, metadata = read_safely(path)
     if (metadata.get("label"), metadata.get("n_steps")) != (json.dumps(label), json.dumps(n_steps)):
@@ -320,6 +340,9 @@ def load_state(path: Path, label: str, n_steps: int, model, optimizer, log: Log)
             "another file."
         )
     model.load_state_dict(weights)
+    if average:
+        kept = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
+        average.load_state_dict(kept)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

@@ -28,6 +28,8 @@ from course_utils import evaluate, ledger, recipes
 from course_utils.data import Images, Splits, fixed_binary, load_digits, random_subset
 from course_utils.distributions import GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
+from course_utils.models.hierarchical_vae import HierarchicalVAE
+from course_utils.models.layers import mlp_layers
 from course_utils.models.vae_2015 import ConvVAE2015, SquaredError
 from course_utils.optim import Committed2015, Final2015, July2015
 from course_utils.train import Training, TrainingError, load_checkpoint, read_safely, save_checkpoint
@@ -38,7 +40,15 @@ WEIGHTS = ROOT / "build" / "study"
 STATES = ROOT / "build" / "state"
 N_DRAWS = 500  # of the importance-weighted bound
 # The recipes whose weights come with the course: 40 MB are for all lessons.
-SHIPPED = ("mlp", "plane", "mlp_bn", "vae_2015", "conv_bn")
+SHIPPED = (
+    "mlp",
+    "plane",
+    "mlp_bn",
+    "vae_2015",
+    "conv_bn",
+    "topdown",
+    *(f"patient_{letter}" for letter in "abcd"),
+)
 
 
 class Job(NamedTuple):
@@ -118,6 +128,33 @@ BUDGETS = {
     **{f"budget mlp {n}": Plan(partial(recipes.mlp, n_steps=n)) for n in (1_250, 2_500, 5_000, 10_000)},
     **{f"budget conv {n}": Plan(partial(recipes.conv_bn, n_steps=n)) for n in (300, 600, 1_200, 2_400)},
 }
+
+
+def hierarchy(**parts) -> HierarchicalVAE:
+    """The mean-field hierarchy without batch norm of lesson 04, with some parts another way."""
+    networks = {name: parts.pop(name) for name in ("batch_norm", "skip") if name in parts}
+    layers = mlp_layers(recipes.LATENTS, recipes.WIDTHS, **({"batch_norm": False} | networks))
+    return HierarchicalVAE(*layers, **({"top_down": False, "skip": networks.get("skip", False)} | parts))
+
+
+# Lesson 04: one remedy at a time for a hierarchy whose upper layers die.
+REMEDIES = {
+    "none": {},
+    "warm-up": {"warm_up": 0.5},
+    "warm-up from below": {"warm_up": 0.5, "remedies": {"warm_up_from_below": True}},
+    "free bits": {"remedies": {"free_bits": 2.0}},
+    "zero heads": {"build": partial(hierarchy, zero_heads=True)},
+    "learned top": {"build": partial(hierarchy, learned_top=True)},
+    "gradient skipping": {"remedies": {"skip_gradient": 200.0}},
+    "EMA": {"ema": True},
+    "skip paths": {"build": partial(hierarchy, skip=True)},
+    "batch norm": {"build": partial(hierarchy, batch_norm=True)},
+    "top-down": {"build": partial(hierarchy, top_down=True)},
+    "batch norm + top-down": {"build": recipes.build_topdown},
+    "batch norm + top-down + warm-up": {"build": recipes.build_topdown, "warm_up": 0.5},
+}
+REMEDIES = {f"remedy {name}": Plan(partial(recipes.remedied, **parts)) for name, parts in REMEDIES.items()}
+PATIENTS = {f"patient_{letter}": Plan(getattr(recipes, f"patient_{letter}")) for letter in "abcd"}
 GAUSSIANS = {
     "gaussian_shared": likelihood(GaussianShared),
     "gaussian_per_pixel": likelihood(GaussianPerPixel),
@@ -128,11 +165,15 @@ PLANS = {
     "plane": Plan(recipes.plane, nll_digits=10_000),
     "mlp_grey": Plan(recipes.mlp_grey, grey=True, role="headline", ledger_name="mlp"),
     **GAUSSIANS,
-    "mlp_bn": Plan(recipes.mlp_bn, role="headline", nll_digits=10_000),
+    "mlp_bn": Plan(recipes.mlp_bn, role="headline", nll_digits=2_000),
     "vae_2015": Plan(recipes.vae_2015, grey=True),
-    "conv_bn": Plan(recipes.conv_bn, role="headline", nll_digits=2_000),
+    "conv_bn": Plan(recipes.conv_bn, role="headline", nll_digits=1_000),
     "conv_bn_grey": Plan(recipes.conv_bn_grey, grey=True, role="headline", ledger_name="conv_bn"),
     "conv_2015": Plan(recipes.conv_2015, grey=True),
+    "topdown": Plan(recipes.topdown, role="headline", nll_digits=2_000),
+    "meanfield": Plan(recipes.meanfield, role="baseline", nll_digits=2_000),
+    **PATIENTS,
+    **REMEDIES,
     **BUDGETS,
     **ABLATIONS,
     **CLAIMS,
@@ -141,6 +182,7 @@ PLANS = {
 }
 
 LESSON_01, LESSON_02, LESSON_03 = "01_basic_vae", "02_batch_norm_vae", "03_conv_vae"
+LESSON_04 = "04_hierarchical_vae"
 JOBS = [
     *(Job(LESSON_01, "mlp", "real", seed) for seed in range(3)),
     *(Job(LESSON_01, "plane", data, 0) for data in ("real", "embedded")),
@@ -160,6 +202,11 @@ JOBS = [
     *(Job(LESSON_03, "conv_bn_grey", "real", seed) for seed in range(3)),
     *(Job(LESSON_03, model, "real", 0) for model in BUDGETS),
     Job(LESSON_03, "conv_2015", "real", 0),
+    *(Job(LESSON_04, model, data, 0) for data in ("real", "embedded") for model in PATIENTS),
+    *(Job(LESSON_04, "topdown", "real", seed) for seed in range(3)),
+    Job(LESSON_04, "topdown", "embedded", 0),
+    *(Job(LESSON_04, "meanfield", "real", seed) for seed in range(3)),
+    *(Job(LESSON_04, model, "real", seed) for seed in range(2) for model in REMEDIES),
 ]
 
 
@@ -211,7 +258,8 @@ def measure_model(model: nn.Module, training: Training, splits: Splits, plan: Pl
     """The bound and its price, bits or the likelihood, and what batch norm does to them."""
     bound = evaluate.bound(model, splits.test)
     yield mean_and_error(-bound.value()), "neg_elbo", "nats/image"
-    yield mean_and_error(bound.kl[:, 0]), "kl_layer_1", "nats/image"
+    for layer, kl in enumerate(bound.kl.T, start=1):
+        yield mean_and_error(kl), f"kl_layer_{layer}", "nats/image"
     if plan.grey:
         yield mean_and_error(bits_per_dim(-bound.value(), 784)), "bits_per_dim", "bits/dim"
     if plan.nll_digits:
@@ -237,6 +285,8 @@ def measure_2015(model: nn.Module, training: Training, splits: Splits, plan: Pla
 
 
 def active(model: nn.Module, test: Images) -> float:
+    if isinstance(model, HierarchicalVAE):
+        return sum(evaluate.active_units(mu) for mu in evaluate.layer_means(model, test))
     return evaluate.active_units(evaluate.posterior_means(model, test))
 
 

@@ -1,4 +1,4 @@
-"""What all models share: the shape of their answer, and a stack of linear layers."""
+"""What models share: the shape of their answer, a stack of linear layers, and convolutions."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -49,3 +49,22 @@ def mlp(sizes: Sequence[int], batch_norm: bool = False) -> nn.Sequential:
     for n_in, n_out in hidden:
         layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(*last))
+
+
+def conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, SiLU: (B, n_in, H, W) -> (B, n_out, H / stride, W / stride)."""
+    layers = [nn.Conv2d(n_in, n_out, 3, stride, padding=1), nn.BatchNorm2d(n_out), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+class Residual(nn.Module):
+    """h + f(h) with two convolutions, after He et al. 2016: a block that can start as nothing."""
+
+    def __init__(self, n_channels: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            conv(n_channels, n_channels), nn.Conv2d(n_channels, n_channels, 3, padding=1)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:  # (B, C, H, W)
+        return h + self.block(h)

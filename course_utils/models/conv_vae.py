@@ -13,31 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.distributions import Bernoulli
-from course_utils.models.common import Output, must_be_images, one_code
-
-
-def conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, SiLU: (B, n_in, H, W) -> (B, n_out, H / stride, W / stride)."""
-    layers = [nn.Conv2d(n_in, n_out, 3, stride, padding=1), nn.BatchNorm2d(n_out), nn.SiLU()]
-    return nn.Sequential(*layers)
+from course_utils.models.common import Output, Residual, conv, must_be_images, one_code
 
 
 def full(n_in: int, n_out: int) -> nn.Sequential:
     """Linear layer, SiLU: (B, n_in) -> (B, n_out)."""
     return nn.Sequential(nn.Linear(n_in, n_out), nn.SiLU())
-
-
-class Residual(nn.Module):
-    """h + f(h) with two convolutions, after He et al. 2016: a block that can start as nothing."""
-
-    def __init__(self, n_channels: int):
-        super().__init__()
-        self.block = nn.Sequential(
-            conv(n_channels, n_channels), nn.Conv2d(n_channels, n_channels, 3, padding=1)
-        )
-
-    def forward(self, h: Tensor) -> Tensor:  # (B, C, H, W)
-        return h + self.block(h)
 
 
 class ConvVAE(nn.Module):

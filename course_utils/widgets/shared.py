@@ -7,6 +7,7 @@ import copy
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from course_utils.distributions import (
     GaussianPerPixel,
     GaussianShared,
 )
-from course_utils.models.conv_vae import Residual
+from course_utils.models.common import Residual
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -41,6 +42,17 @@ def still(figure: Figure) -> bytes:
     png = io.BytesIO()
     picture.quantize(method=Image.Quantize.FASTOCTREE).save(png, "png", optimize=True)
     return png.getvalue()
+
+
+def pick(labels: Tensor, n: int) -> tuple[list[int], list[str]]:
+    """n positions, the first of each class before the second of any; and their names, such as 3, 3b, 3c."""
+    seen, found = Counter(), []
+    for index, label in enumerate(labels.tolist()):
+        found.append((seen[label], label, index))
+        seen[label] += 1
+    found = sorted(found)[: min(n, 100)]
+    letters = ["", *"bcdefghijklmnopqrstuvwxyz"]
+    return [i for *_, i in found], [f"{label}{letters[nth]}" for nth, label, _ in found]
 
 
 # The decoder, packed for the page ---------------------------------------------------------------
@@ -64,18 +76,24 @@ def page_decoder(model: nn.Module) -> tuple[list[dict], bytes]:
     The page decodes in evaluation mode, whatever the model's own. Raises TypeError for a layer or likelihood
     that the page does not know, and ValueError for weights that 16 bits cannot hold.
     """
+    layers, weights = page_pixels(model, (model.latent_dim,))
+    return layers, pack(weights)
+
+
+def page_pixels(model: nn.Module, shape: tuple[int, ...]) -> tuple[list[dict], list[Tensor]]:
+    """(operations, weights) that turn what `model.decoder` is given, of this shape, into mean pixels."""
     if type(model.likelihood) not in MEAN:
         raise TypeError(
             f"the page does not know the mean of a {type(model.likelihood).__name__}: "
             "add it to widgets.shared.MEAN"
         )
-    layers, weights, shape = page_layers(model.decoder, (model.latent_dim,), model.likelihood.n_params)
+    layers, weights, shape = page_layers(model.decoder, shape, model.likelihood.n_params)
     if math.prod(shape) != math.prod(model.image_shape):
         raise TypeError(
             f"the decoder ends with {shape} numbers, the image is {tuple(model.image_shape)}: the page needs "
             "a decoder whose last Linear or Conv2d gives the mean of each pixel first"
         )
-    return layers + MEAN[type(model.likelihood)], pack(weights)
+    return layers + MEAN[type(model.likelihood)], weights
 
 
 def page_layers(
@@ -115,7 +133,8 @@ def page_operation(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple
         case nn.SiLU():
             return {"op": "silu"}, shape
         case nn.Unflatten(dim=1):  # the page keeps the numbers in this order anyway
-            return {}, tuple(layer.unflattened_size)
+            inner = layer.unflattened_size[1:]  # before it, as many as are kept of the last layer
+            return {}, (shape[0] // math.prod(inner), *inner, *shape[1:])
         case nn.Upsample(mode="nearest", scale_factor=2):
             return {"op": "upsample", "shape": shape}, (shape[0], 2 * shape[1], 2 * shape[2])
         case nn.PixelShuffle(upscale_factor=2):
