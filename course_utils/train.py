@@ -87,7 +87,7 @@ class Training(NamedTuple):
     rows: list[dict]  # step, elbo, kl, images_per_second: means over the steps since the row before
     n_steps: int  # taken, all sittings together
     finished: bool  # False if it was interrupted
-    n_skipped: int  # steps whose gradient was not finite
+    n_skipped: int  # steps whose gradient was too long or not finite
     seconds: float  # of training, all sittings together
     cpu_seconds: float  # the same, summed over the cores that worked
 
@@ -139,7 +139,7 @@ def fit(
     at the start, about every tenth of the way, and at the end. If that file exists, training goes on from
     it, not from the weights in `model`: the steps since the last saving are done again, and on the CPU it
     ends bit for bit where it would have ended uninterrupted. A step whose gradient is not finite is
-    skipped; raises TrainingError, naming the layer, after 20 of them in a row.
+    skipped too; raises TrainingError, naming the layer, after 20 of them in a row.
     """
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     peaks = [group.setdefault("peak_lr", group["lr"]) for group in optimizer.param_groups]
@@ -266,6 +266,12 @@ def explain_failure(model: nn.Module, x: Tensor, step: int) -> str:
             layer.register_forward_hook(look(name))
     with torch.no_grad():
         probe(x)
+    lengths = [p.grad for p in model.parameters() if p.grad is not None]
+    if not bad and (norm := nn.utils.get_total_norm(lengths)).isfinite():
+        return (
+            f"step {step}: {MAX_BAD_STEPS} steps in a row the gradient was longer than skip_gradient, now "
+            f"{norm:.0f} nats. The weights are those before. Raise skip_gradient or lower the lr."
+        )
     gradients = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     if bad:
         where = f"the output of layer {bad[0]!r}"
@@ -333,6 +339,12 @@ def load_state(path: Path, label: str, n_steps: int, model, optimizer, average, 
             f'is "{label}", {n_steps} steps). Delete it, or keep the state of this run in another file.'
         )
     found = {key: json.loads(value) for key, value in metadata.items()}
+    kept = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
+    if bool(kept) != bool(average):
+        raise TrainingError(
+            f"{path} was saved {'with' if kept else 'without'} an average of the weights, this run is "
+            f"{'with' if average else 'without'} one. Delete it, or give this run another file."
+        )
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if trouble := mismatch(model, weights):
         raise TrainingError(
@@ -341,7 +353,6 @@ def load_state(path: Path, label: str, n_steps: int, model, optimizer, average, 
         )
     model.load_state_dict(weights)
     if average:
-        kept = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
         average.load_state_dict(kept)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

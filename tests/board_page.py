@@ -27,6 +27,7 @@ window.start = async ({ script, state, bytes }) => {
       for (const [event, act] of [...listeners]) if (event === `change:${name}`) act();
     },
     save_changes: () => saves.push({ ...values }),
+    send: (content) => window.kernel(content), // a test with a kernel brings it
     on: (event, act) => listeners.push([event, act]),
     off: (event, act) => listeners.splice(listeners.findIndex((l) => l[0] === event && l[1] === act), 1),
     listeners,
@@ -42,6 +43,7 @@ DRAWN = (
     '.latent-walk .vae-picture[aria-label^="Decoded {}."]',
     '.batch-norm .bn-back[aria-label^="Comes back at {}."]',
     '.feature-maps[data-shows="{}"]',
+    '.layer-board[data-shows="{}"]',
 )
 
 LEVELS = """(canvases, part) => canvases.map((canvas) => {

@@ -7,6 +7,7 @@ import test_batch_norm_board_browser
 import test_features_browser
 import test_latent_plane_browser
 import test_latent_walk_browser
+import test_layer_board_browser
 from board_page import show
 
 pytestmark = pytest.mark.browser
@@ -16,6 +17,7 @@ BOARDS = {
     "LatentWalk": lambda: test_latent_walk_browser.a_board()[1],
     "BatchNormBoard": test_batch_norm_board_browser.a_board,
     "FeatureViewer": test_features_browser.a_board,
+    "LayerBoard": test_layer_board_browser.a_board,
 }
 
 TO_USE = "a, button, input, select, textarea, [tabindex]"

@@ -189,3 +189,24 @@ def test_the_boards_of_lesson_03(page, lab):
     assert maps.get_by_text("What excites channel 1 most").is_visible()
     assert (all_drawn(maps, ".vae-picture") != before).any()
     assert of_boards(page.problems) == []
+
+
+def test_the_layer_board_of_lesson_04(page, lab):
+    open_boards(page, lab, "04_hierarchical_vae.ipynb", weights="topdown")
+    board = find(page, "layer-board")
+    page.wait_for_selector(".layer-board[data-shows]")
+    start = board.locator(".vae-state").input_value()
+    assert start.endswith(" · 3 hold · 2 sample · 1 mean")
+    codes = "board => board.codes().map((z) => z.map((one) => [...one]))"  # the bottom layer first
+    below, sampled, held = board.evaluate(codes)
+    before = all_drawn(board, ".vae-picture").astype(int)
+    board.get_by_label("Layer 2: shift").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    wait_for_state(page, start.replace("2 sample", "2 sample +1.00 along direction 1"))
+    assert focused(page) == "Layer 2: shift", "Lab leaves the arrows alone"
+    assert np.abs(all_drawn(board, ".vae-picture") - before).sum() > 1000
+    now_below, now_sampled, now_held = board.evaluate(codes)
+    assert now_held == held, "to the last bit"
+    assert now_sampled != sampled and now_below != below, "below a change the means are computed anew"
+    assert of_boards(page.problems) == []

@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from course_utils import checks
 from course_utils.checks.verdict import judge
 from course_utils.models.vae_2015 import Perforated
+from course_utils.objectives import warm_up
 
 HALF = 0.5
 
@@ -58,6 +60,33 @@ def pixels_with_a_gradient(layers):
 def arc(a, b, t, angle=None):
     w = torch.acos(F.cosine_similarity(a, b, dim=0)) if angle is None else angle
     return torch.sin((1 - t) * w) / torch.sin(w) * a + torch.sin(t * w) / torch.sin(w) * b
+
+
+def product(mu_p, log_var_p, mu_e, log_var_e):
+    """Mean and log-variance of the product, by quadrature."""
+    z = torch.linspace(-12, 12, 40_001, dtype=torch.float64)[:, None, None]
+    pairs = ((mu_p, log_var_p), (mu_e, log_var_e))
+    log_density = sum(Normal(mu, (log_var / 2).exp()).log_prob(z) for mu, log_var in pairs)
+    weight = torch.softmax(log_density, dim=0)
+    mu = (weight * z).sum(dim=0)
+    return mu, (weight * (z - mu) ** 2).sum(dim=0).log()
+
+
+def blend(mu_p, mu_e, weight_p, weight_e):
+    return (weight_p * mu_p + weight_e * mu_e) / (weight_p + weight_e)
+
+
+def price_list(q, p, *, reduce=torch.sum, dim=1):
+    def normal(mu, log_var):
+        return Normal(mu, (log_var / 2).exp())
+
+    return torch.stack(
+        [reduce(kl_divergence(normal(*a), normal(*b)), 1) for a, b in zip(q, p, strict=True)], dim
+    )
+
+
+def ramps(progress, n_layers, low=0.0, high=1.0):
+    return (n_layers * progress - torch.arange(n_layers)).clamp(low, high)
 
 
 EXERCISES = {
@@ -240,6 +269,69 @@ EXERCISES = {
             arc(a, b, t) * torch.sin(torch.acos(F.cosine_similarity(a, b, dim=0)))
         ),
     },
+    # Lesson 04
+    checks.check_merge: {
+        "Right": product,
+        "evidence alone": lambda m, v, n, w: (n, w),
+        "The means count alike": lambda m, v, n, w: ((m + n) / 2, product(m, v, n, w)[1]),
+        "weights are swapped": lambda m, v, n, w: (blend(m, n, v.exp(), w.exp()), product(m, v, n, w)[1]),
+        "sum of two random": lambda m, v, n, w: (m + n, (v.exp() + w.exp()).log()),
+        "add the variances": lambda m, v, n, w: (product(m, v, n, w)[0], torch.logaddexp(v, w)),
+        "for a standard deviation": lambda m, v, n, w: (
+            product(m, 2 * v, n, 2 * w)[0],
+            product(m, 2 * v, n, 2 * w)[1] / 2,
+        ),
+        "1 / standard deviation": lambda m, v, n, w: product(m, v / 2, n, w / 2),
+        "half the log-variance": lambda m, v, n, w: (product(m, v, n, w)[0], product(m, v, n, w)[1] / 2),
+        "log of the precision": lambda m, v, n, w: (product(m, v, n, w)[0], torch.logaddexp(-v, -w)),
+        "return the precision": lambda m, v, n, w: (product(m, v, n, w)[0], (-v).exp() + (-w).exp()),
+        "The log is missing": lambda m, v, n, w: (product(m, v, n, w)[0], product(m, v, n, w)[1].exp()),
+        "not normalised": lambda m, v, n, w: (m / v.exp() + n / w.exp(), product(m, v, n, w)[1]),
+        "average the precisions": lambda m, v, n, w: (
+            product(m, v, n, w)[0],
+            -(((-v).exp() + (-w).exp()) / 2).log(),
+        ),
+        "2 tensors are asked for": lambda m, v, n, w: product(m, v, n, w)[0],
+    },
+    checks.check_layer_kl: {
+        "Right": price_list,
+        "N(0, I)": lambda q, p: price_list(q, [(0 * mu, 0 * log_var) for mu, log_var in q]),
+        "sum over the layers": lambda q, p: price_list(q, p).sum(1),
+        "average over the latents": lambda q, p: price_list(q, p, reduce=torch.mean),
+        "top layer comes first": lambda q, p: price_list(q[::-1], p[::-1]),
+        "swapped": lambda q, p: price_list(p, q),
+        "layers are the rows": lambda q, p: price_list(q, p, dim=0),
+        "average over the batch": lambda q, p: price_list(q, p).mean(0),
+        "factor 1/2": lambda q, p: 2 * price_list(q, p),
+        "bottom layer alone": lambda q, p: price_list(q[:1], p[:1]),
+        "stops with RuntimeError: stack": lambda q, p: torch.stack([mu for mu, _ in q]),
+        "returns a list": lambda q, p: list(price_list(q, p).unbind(1)),
+    },
+    checks.check_free_bits: {
+        "Right": lambda kl, floor: sum(max(layer.mean(), torch.tensor(floor)) for layer in kl.unbind(1)),
+        "hold each image": lambda kl, floor: kl.clamp(min=floor).sum(1).mean(),
+        "hold the sum": lambda kl, floor: kl.sum(1).mean().clamp(min=floor),
+        "ceiling": lambda kl, floor: kl.mean(0).minimum(torch.tensor(floor)).sum(),
+        "The floor is not paid": lambda kl, floor: F.relu(kl.mean(0) - floor).sum(),
+        "average over the layers": lambda kl, floor: kl.mean(0).clamp(min=floor).mean(),
+        "price of each layer": lambda kl, floor: kl.mean(0).clamp(min=floor),
+        "The floor is missing": lambda kl, floor: kl.sum(1).mean(),
+        "add the floor": lambda kl, floor: (kl + floor).sum(1).mean(),
+        "sum over the batch": lambda kl, floor: kl.sum(0).clamp(min=floor).sum(),
+        "pays nothing with you": lambda kl, floor: torch.stack([m * (m > floor) for m in kl.mean(0)]).sum(),
+    },
+    checks.check_warm_up_from_below: {
+        "Right": lambda step, n, k: warm_up(step, n, k, from_below=True),
+        "top layer comes first": lambda step, n, k: ramps((step + 1) / n, k).flip(0),
+        "at once": lambda step, n, k: warm_up(step, n, k),
+        "one step late": lambda step, n, k: ramps(step / n, k),
+        "beyond 1": lambda step, n, k: ramps((step + 1) / n, k, high=math.inf),
+        "negative": lambda step, n, k: ramps((step + 1) / n, k, low=-math.inf),
+        "clamp it": lambda step, n, k: ramps((step + 1) / n, k, -math.inf, math.inf),
+        "n_steps of its own": lambda step, n, k: ramps((step + 1) / n / k, k),
+        "jumps": lambda step, n, k: ramps((step + 1) / n, k).floor(),
+        "shape": lambda step, n, k: min(1.0, (step + 1) / n),
+    },
 }
 CASES = [(check, words, answer) for check, answers in EXERCISES.items() for words, answer in answers.items()]
 
@@ -307,3 +399,49 @@ def test_a_function_that_changes_its_inputs_spoils_nothing(check):
 
     check(overwrite)
     assert check(EXERCISES[check]["Right"])
+
+
+# The clinic, whose answer is no function ------------------------------------------------------------
+
+CAUSES = dict(zip("ABCD", (checks.ILLNESSES[i] for i in (1, 2, 0, 3)), strict=True))
+
+
+def test_the_right_diagnosis_passes_however_it_is_typed():
+    assert checks.check_diagnosis(CAUSES)
+    assert checks.check_diagnosis({name: f" {cause.title()} " for name, cause in reversed(CAUSES.items())})
+
+
+def test_each_wrong_diagnosis_is_told_what_speaks_against_it_and_not_what_is_right():
+    said = []
+    for name, cause in CAUSES.items():
+        for claim in set(checks.ILLNESSES) - {cause}:
+            verdict = checks.check_diagnosis(CAUSES | {name: claim})
+            assert not verdict
+            assert (
+                verdict.message.startswith(f"3 of 4 are right. {name}: ") and verdict.message.count(":") == 1
+            )
+            assert not any(other in verdict.message for other in {*checks.ILLNESSES} - {claim})
+            said.append(verdict.message.partition(": ")[2])
+    assert len(set(said)) == 12
+
+
+def test_a_diagnosis_is_counted_patient_by_patient():
+    same = checks.check_diagnosis(dict.fromkeys("ABCD", "overfitted")).message
+    assert same.startswith("1 of 4 are right. B: ") and " C: " in same and " D: " in same and "A:" not in same
+    turned = dict(zip("ABCD", [*CAUSES.values()][1:] + ["overfitted"], strict=True))
+    assert checks.check_diagnosis(turned).message.startswith("0 of 4 are right. A: ")
+
+
+def test_a_blank_or_unknown_diagnosis_is_told_so():
+    blank = checks.check_diagnosis(dict.fromkeys("ABCD", ...))
+    assert not blank and blank.message.startswith("No diagnosis yet of A, B, C, D: choose from")
+    assert all(illness in blank.message for illness in checks.ILLNESSES)
+    for empty in (None, "", ...):
+        assert "No diagnosis yet of C:" in checks.check_diagnosis(CAUSES | {"C": empty}).message
+    missing = {name: cause for name, cause in CAUSES.items() if name in "AD"}
+    assert "No diagnosis yet of B, C:" in checks.check_diagnosis(missing).message
+    odd = checks.check_diagnosis(CAUSES | {"B": "batchnorm", "D": 4})
+    assert not odd and "Not an illness of this clinic: B: 'batchnorm', D: 4. Choose from" in odd.message
+    assert "There is no patient E, 7" in checks.check_diagnosis(CAUSES | {"E": "overfitted", 7: ""}).message
+    for nothing in (..., None, "overfitted", [*CAUSES.values()]):
+        assert "A dict is asked for" in checks.check_diagnosis(nothing).message

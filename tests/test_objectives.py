@@ -92,10 +92,54 @@ def test_loss_sums_over_latents_and_averages_over_the_batch_once():
     assert bound.loss(beta=2).item() == 8.0
 
 
-def test_warm_up_rises_to_one():
-    assert warm_up(0, 10) == pytest.approx(0.1)
-    assert [warm_up(step, 10) for step in (9, 10, 500)] == [1, 1, 1]
-    assert warm_up(0, 0) == 1
+def test_each_layer_has_a_beta_of_its_own():
+    bound = Elbo(log_px=torch.tensor([-3.0, -5.0]), kl=torch.tensor([[1.0, 0.5], [2.0, 0.25]]))
+    assert bound.loss(beta=torch.tensor([1.0, 0.0])).item() == 5.5
+    assert bound.loss(beta=torch.tensor([0.0, 2.0])).item() == 4.75
+    assert bound.loss(beta=torch.tensor([2.0])).item() == bound.loss(beta=2).item()
+
+
+def test_a_layer_below_the_floor_pays_the_floor_and_gets_no_gradient():
+    kl = torch.tensor([[1.0, 0.5, 0.1], [3.0, 0.0, 1.3]], requires_grad=True)
+    bound = Elbo(log_px=torch.tensor([-3.0, -5.0]), kl=kl)
+    loss = bound.loss(free_bits=0.6)  # means 2, 0.25, 0.7; the floor is for the mean, not for an image
+    loss.backward()
+    assert loss.item() == pytest.approx(4 + 2 + 0.6 + 0.7)
+    assert kl.grad.tolist() == [[0.5, 0.0, 0.5]] * 2
+    assert bound.value().tolist() == pytest.approx([-4.6, -9.3]), "the bound itself has no floor"
+    assert bound.loss().item() == pytest.approx(4 + 2 + 0.25 + 0.7)
+    weighted = bound.loss(beta=torch.tensor([1.0, 0.5, 0.0]), free_bits=0.6)
+    assert weighted.item() == pytest.approx(4 + 2 + 0.3)
+
+
+def test_the_price_with_a_floor_is_never_below_the_kl():
+    bound = Elbo(log_px=torch.zeros(5), kl=torch.rand(5, 4))
+    for free_bits in (0.0, 0.3, 0.5, 2.0):
+        assert bound.loss(free_bits=free_bits) >= bound.loss()
+
+
+def test_a_kl_that_is_not_finite_is_not_hidden_by_the_floor():
+    for bad in (math.nan, math.inf):
+        bound = Elbo(log_px=torch.zeros(2), kl=torch.tensor([[1.0, 0.1], [bad, 0.1]]))
+        assert not bound.loss(free_bits=3.0).isfinite()
+
+
+def test_warm_up_rises_to_one_for_all_layers_at_once():
+    assert warm_up(0, 10).tolist() == pytest.approx([0.1])
+    assert [warm_up(step, 10).item() for step in (9, 10, 500)] == [1, 1, 1]
+    assert warm_up(0, 0).tolist() == [1]
+    assert warm_up(3, 10, n_layers=3).tolist() == pytest.approx([0.4] * 3)
+    assert warm_up(0, 0, n_layers=3).tolist() == warm_up(9, 10, n_layers=3).tolist() == [1, 1, 1]
+
+
+def test_from_below_one_layer_after_the_other():
+    betas = torch.stack([warm_up(step, 12, n_layers=3, from_below=True) for step in range(15)])
+    ramp = [0.25, 0.5, 0.75, 1.0]
+    expected = [ramp + [1.0] * 11, [0.0] * 4 + ramp + [1.0] * 7, [0.0] * 8 + ramp + [1.0] * 3]
+    torch.testing.assert_close(betas.T, torch.tensor(expected))
+    assert warm_up(0, 0, n_layers=3, from_below=True).tolist() == [1, 1, 1]
+    for step in range(12):  # one layer is the same either way
+        torch.testing.assert_close(warm_up(step, 10, from_below=True), warm_up(step, 10))
 
 
 def test_draws_of_the_vae_are_ordered_draw_by_draw():

@@ -1,5 +1,6 @@
 """Training: it lowers the loss, survives what stops it, and says what is wrong when it cannot go on."""
 
+import copy
 import itertools
 import json
 import os
@@ -13,11 +14,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course_utils import train
 from course_utils.data import Batches
 from course_utils.models.vae import VAE
-from course_utils.objectives import elbo
+from course_utils.objectives import Elbo, elbo, warm_up
 from course_utils.train import (
     MAX_BAD_STEPS,
     TrainingError,
@@ -233,6 +235,107 @@ def test_beta_warms_up():
     assert ratios == pytest.approx([min(1, (step + 1) / 10) for step in range(20)])
 
 
+class Prices(nn.Module):
+    """Three layers whose KL is a parameter each, so that its gradient is what beta makes of it."""
+
+    def __init__(self, *kl: float):
+        super().__init__()
+        self.kl = nn.Parameter(torch.tensor(kl))
+
+    def bound(self, x: torch.Tensor) -> Elbo:
+        return Elbo(torch.zeros(len(x)), self.kl.expand(len(x), -1))
+
+
+@pytest.mark.parametrize("from_below", [False, True])
+@pytest.mark.parametrize("free_bits", [0.0, 0.5])
+def test_the_beta_of_each_layer_and_the_floor_reach_the_loss(from_below, free_bits):
+    model, gradients = Prices(1.0, 0.1, 2.0), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(lambda *_: gradients.append(model.kl.grad.clone()))
+    fit(
+        model,
+        small_batches(),
+        15,
+        objective=Prices.bound,
+        optimizer=optimizer,
+        warm_up_steps=12,
+        warm_up_from_below=from_below,
+        free_bits=free_bits,
+    )
+    betas = torch.stack([warm_up(step, 12, 3, from_below) for step in range(15)])
+    assert (betas[:, 0] != betas[:, 2]).any() == from_below
+    betas[:, 1] *= free_bits < 0.1  # the layer that is below the floor is left alone
+    torch.testing.assert_close(torch.stack(gradients), betas)
+
+
+def test_rows_report_the_bound_without_beta_and_floor():
+    rows = fit(
+        Prices(1.0, 0.1, 2.0),
+        small_batches(),
+        15,
+        objective=Prices.bound,
+        lr=0.0,
+        warm_up_steps=12,
+        free_bits=0.5,
+    ).rows
+    assert [(row["elbo"], row["kl"]) for row in rows] == [pytest.approx((-3.1, 3.1))] * 15
+
+
+# The average of the weights -----------------------------------------------------------------------
+
+
+def ema(model: nn.Module, decay: float = 0.8) -> AveragedModel:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def with_a_norm() -> VAE:
+    torch.manual_seed(0)
+    return VAE((1, 4, 4), hidden=(16,), latent_dim=3, batch_norm=True)
+
+
+def test_the_average_is_the_one_computed_by_hand():
+    model, seen = with_a_norm(), []
+    average, optimizer = ema(model), adam(model)
+    optimizer.register_step_post_hook(
+        lambda *_: seen.append([p.detach().clone() for p in model.parameters()])
+    )
+    fit(model, small_batches(), 12, optimizer=optimizer, average=average)
+    expected = seen[0]
+    for after in seen[1:]:
+        expected = [0.8 * old + 0.2 * new for old, new in zip(expected, after, strict=True)]
+    torch.testing.assert_close([p.detach() for p in average.module.parameters()], expected)
+    assert average.n_averaged == 12
+    for mine, its in zip(model.buffers(), average.module.buffers(), strict=True):
+        assert torch.equal(mine, its), "the averages of batch norm are those of the last step"
+    assert not torch.equal(average.module.encoder[0].weight, model.encoder[0].weight)
+
+
+def test_to_average_changes_nothing_in_the_model():
+    plain = with_a_norm()
+    fit(plain, small_batches(), 12, optimizer=adam(plain))
+    averaged = with_a_norm()
+    fit(averaged, small_batches(), 12, optimizer=adam(averaged), average=ema(averaged))
+    assert_same(weights(plain), weights(averaged))
+
+
+@pytest.mark.parametrize("step", [0, 19, 25, 39])
+def test_stopped_with_an_average_it_ends_equal(step, tmp_path):
+    whole = with_a_norm()
+    average = ema(whole)
+    fit(whole, small_batches(), 40, optimizer=adam(whole), average=average)
+    state, batches = tmp_path / "run.safetensors", Once(step, stop)
+    for finished in (False, True):  # from other weights, as in a new process: the file is what counts
+        model = with_a_norm()
+        if finished:
+            with torch.no_grad():
+                model.encoder[0].weight.fill_(1.0)
+        kept = ema(model)
+        run = fit(model, batches, 40, optimizer=adam(model), average=kept, state=state)
+        assert run.finished == finished
+    assert_same(weights(model), weights(whole))
+    assert_same(weights(kept), weights(average))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("act", [lambda x: x, stop, None])
 def test_the_mode_is_given_back_however_it_ends(training, act):
@@ -316,7 +419,7 @@ def test_stopped_while_saving_it_ends_equal(where, uninterrupted, tmp_path, monk
 def test_a_saving_happens_at_the_start_every_tenth_and_at_the_end(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        train, "save_state", lambda path, label, n, model, optimizer, log: saved.append(log.step)
+        train, "save_state", lambda path, label, n, model, optimizer, average, log: saved.append(log.step)
     )
     fit(small_vae(), small_batches(), 105, state=tmp_path / "run.safetensors")
     assert saved == [0, *range(10, 101, 10), 105]
@@ -502,6 +605,59 @@ def test_a_single_bad_step_is_skipped_and_counted():
     assert all(optimizer.state[p]["step"] == 11 for p in model.parameters())
 
 
+def steep_at(step: int):
+    """The bound, times 1000 at one step."""
+    calls = []
+
+    def bound(model, x):
+        calls.append(1)
+        found, factor = elbo(model, x), 1000 if len(calls) == step + 1 else 1
+        return found._replace(log_px=factor * found.log_px)
+
+    return bound
+
+
+def test_a_gradient_that_is_too_long_is_not_followed():
+    model, lengths, steps = with_a_norm(), [], []
+    norm, optimizer = model.encoder[1], adam(model)
+    average = ema(model)
+    optimizer.register_step_pre_hook(
+        lambda *_: lengths.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+    )
+    optimizer.register_step_post_hook(lambda *_: steps.append(norm.num_batches_tracked.item()))
+    kept = []
+
+    class Watched:
+        def __getitem__(self, step):
+            kept.append(copy.deepcopy((weights(model), weights(average), moments(optimizer))))
+            return small_batches()[step]
+
+    training = fit(
+        model,
+        Watched(),
+        12,
+        optimizer=optimizer,
+        objective=steep_at(5),
+        skip_gradient=500.0,
+        average=average,
+    )
+    assert training.n_skipped == 1 and training.finished
+    assert len(lengths) == 11 and max(lengths) < 200, "the long one is not shortened and taken"
+    assert steps == list(range(1, 12)), "batch norm forgets the step that was not taken"
+    for before, after in zip(kept[5], kept[6], strict=True):  # model, average, optimiser
+        assert_same(before, after)
+    assert average.n_averaged == 11
+    for before, after in zip(kept[4], kept[5], strict=True):
+        assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_without_a_limit_a_long_gradient_is_shortened_and_followed():
+    model = small_vae()
+    optimizer = adam(model)
+    assert fit(model, small_batches(), 12, optimizer=optimizer, objective=steep_at(5)).n_skipped == 0
+    assert all(optimizer.state[p]["step"] == 12 for p in model.parameters())
+
+
 def test_bad_steps_in_a_row_are_counted_anew_after_a_good_one():
     model = small_vae()
     spoil(model.decoder[2], when=lambda call: call % MAX_BAD_STEPS)
@@ -681,3 +837,19 @@ def test_set_up_seeds_and_says_what_to_expect(monkeypatch, capsys):
     assert "profile smoke, about 1 min" in first
     set_up("full", seed=3, minutes={"smoke": 1})
     assert "profile full, duration not measured" in capsys.readouterr().out
+
+
+def test_gradients_that_are_all_too_long_end_in_a_message_of_their_own():
+    batches = Batches(torch.randint(0, 256, (100, 1, 4, 4), dtype=torch.uint8), 20)
+    with pytest.raises(TrainingError, match=r"longer than skip_gradient.*Raise skip_gradient"):
+        fit(small_vae(), batches, 30, skip_gradient=1e-6)
+
+
+def test_a_state_without_the_average_is_refused_before_anything_changes(tmp_path):
+    batches = Batches(torch.randint(0, 256, (100, 1, 4, 4), dtype=torch.uint8), 20)
+    fit(small_vae(), batches, 3, state=tmp_path / "state")
+    model = small_vae()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"saved without an average"):
+        fit(model, batches, 3, state=tmp_path / "state", average=AveragedModel(model))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

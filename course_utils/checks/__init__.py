@@ -26,23 +26,37 @@ from course_utils.checks.lesson_03 import (
     check_receptive_field,
     check_sphere,
 )
+from course_utils.checks.lesson_04 import (
+    ILLNESSES,
+    check_diagnosis,
+    check_free_bits,
+    check_layer_kl,
+    check_merge,
+    check_warm_up_from_below,
+)
 from course_utils.checks.verdict import Verdict
 
 __all__ = [
+    "ILLNESSES",
     "Verdict",
     "check_batch_norm",
     "check_best_variance",
     "check_bits_per_dim",
     "check_compressed_length",
     "check_conv_size",
+    "check_diagnosis",
     "check_fold",
+    "check_free_bits",
     "check_importance_weighted_bound",
     "check_kl",
     "check_kl_floor",
+    "check_layer_kl",
     "check_loss",
+    "check_merge",
     "check_multiplications",
     "check_nearest",
     "check_receptive_field",
     "check_running_average",
     "check_sphere",
+    "check_warm_up_from_below",
 ]

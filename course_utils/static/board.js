@@ -5,7 +5,7 @@ export function build(html) {
   const template = document.createElement("template");
   template.innerHTML = html.trim();
   const node = template.content.firstElementChild;
-  for (const focusable of node.parentNode.querySelectorAll("button, input, [tabindex]")) {
+  for (const focusable of node.parentNode.querySelectorAll("button, input, select, [tabindex]")) {
     // JupyterLab and Notebook take arrows and letters for themselves unless the focused element itself says:
     focusable.dataset.lmSuppressShortcuts = "true";
   }

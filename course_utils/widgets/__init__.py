@@ -13,12 +13,14 @@ on in a saved page that has no kernel. One file a board; `shared` holds what the
     lesson 02   batch norm          NormState      BatchNormBoard
     lesson 03   the latent walk     WalkState      LatentWalk
     lesson 03   the feature maps    FeatureState   FeatureViewer
+    lesson 04   the layer board     LayersState    LayerBoard
 """
 
 from course_utils.widgets.batch_norm import BatchNormBoard, NormState
 from course_utils.widgets.features import FeatureState, FeatureViewer
 from course_utils.widgets.latent_plane import LatentPlane, PlaneState
 from course_utils.widgets.latent_walk import LatentWalk, WalkState
+from course_utils.widgets.layer_board import LayerBoard, LayersState
 
 __all__ = [
     "BatchNormBoard",
@@ -26,6 +28,8 @@ __all__ = [
     "FeatureViewer",
     "LatentPlane",
     "LatentWalk",
+    "LayerBoard",
+    "LayersState",
     "NormState",
     "PlaneState",
     "WalkState",

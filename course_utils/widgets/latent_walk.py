@@ -4,7 +4,6 @@ import base64
 import copy
 import math
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import anywidget
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
 from course_utils.evaluate import evaluating, posterior_means
-from course_utils.widgets.shared import page, page_decoder, still
+from course_utils.widgets.shared import page, page_decoder, pick, still
 
 N_STEPS = 11  # pictures in a film strip: t = 0, 0.1, ... 1
 
@@ -177,17 +176,6 @@ class LatentWalk(anywidget.AnyWidget):
         x, y = as_grey(self._pixels[[first, last]])
         mixed = torch.stack([(1 - t) * x + t * y for t in steps[:-1]])
         return walk_png(self.state, decoded.permute(0, 2, 3, 1).numpy(), mixed.permute(0, 2, 3, 1).numpy())
-
-
-def pick(labels: Tensor, n: int) -> tuple[list[int], list[str]]:
-    """n positions, the first of each class before the second of any; and their names, such as 3, 3b, 3c."""
-    seen, found = Counter(), []
-    for index, label in enumerate(labels.tolist()):
-        found.append((seen[label], label, index))
-        seen[label] += 1
-    found = sorted(found)[: min(n, 100)]
-    letters = ["", *"bcdefghijklmnopqrstuvwxyz"]
-    return [i for *_, i in found], [f"{label}{letters[nth]}" for nth, label, _ in found]
 
 
 def walk_png(state: WalkState, decoded: np.ndarray, mixed: np.ndarray) -> bytes:
