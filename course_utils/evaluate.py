@@ -71,8 +71,8 @@ def bound(model: nn.Module, images: Images, *, chunk: int = CHUNK, seed: int = 0
 def bound_from_above(model: nn.Module, images: Images, n_from_prior: int, *, seed: int = 0) -> Elbo:
     """The bound of a hierarchy whose bottom layers are drawn from their priors, as in `bound`.
 
-    Those cost nothing and say nothing of the image: what is left is what the layers above know of it. It
-    is the L^{>k} of Havtorn et al. 2021, who ask with it whether an image is of a kind not seen before.
+    Those cost nothing: what is left is what the image is worth to the model when only the layers above are
+    told of it. It is the L^{>k} of Havtorn et al. 2021, who ask with it if an image is of a new kind.
     """
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -100,10 +100,10 @@ def posterior_means(model: nn.Module, images: Images) -> Tensor:
 
 
 def layer_means(model: nn.Module, images: Images) -> list[Tensor]:
-    """The posterior mean of each layer of a hierarchy, the layers above at theirs: a list of (N, D_l)."""
+    """The posterior mean of each layer of a hierarchy, those above at theirs, bottom first: (N, ...) each."""
     with evaluating(model):
-        chunks = [[mu.flatten(start_dim=1) for mu, _ in model.encode(x)] for x in in_chunks(model, images)]
-    return [torch.cat(layer).cpu() for layer in zip(*chunks, strict=True)]
+        chunks = [[mu.cpu() for mu, _ in model.encode(x)] for x in in_chunks(model, images)]
+    return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:

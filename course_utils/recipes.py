@@ -237,13 +237,15 @@ def conv_bn(
     train: Images, budget: str, seed: int = 0, state: Path | None = None, n_steps: int | None = None
 ) -> tuple[ConvVAE, Training]:
     """The headline of lesson 03: binary digits. `n_steps` is there for a comparison of budgets."""
-    batch_size = 128 if n_steps else pick(budget, smoke=128, quick=128, study=256, full=256)
-    n_steps = n_steps or pick(budget, smoke=20, quick=2_800, study=3_200, full=60_000)
+    compared = n_steps is not None  # then with the batches and the warm-up of lesson 01, to be fair
+    batch_size = 128 if compared else pick(budget, smoke=128, quick=128, study=256, full=256)
+    n_steps = n_steps or pick(budget, smoke=20, quick=2_800, study=2_900, full=60_000)
     lr = 4e-3 * (batch_size / 128) ** 0.5
     torch.manual_seed(seed)
     model = build_conv_bn()
-    settings = {"lr": lr, "batch_size": batch_size, "seed": seed, "state": state, "label": "conv_bn"}
-    return model, train_digits(model, train, n_steps, **settings)
+    warm_up = 0.1 if compared else 0.5
+    settings = {"lr": lr, "batch_size": batch_size, "warm_up": warm_up, "seed": seed, "state": state}
+    return model, train_digits(model, train, n_steps, label="conv_bn", **settings)
 
 
 def build_conv_bn_grey() -> ConvVAE:
@@ -310,7 +312,7 @@ def hierarchy(
     model: HierarchicalVAE, train: Images, budget: str, seed: int, state: Path | None, label: str
 ) -> tuple[HierarchicalVAE, Training]:
     """What the two have in common: batches large enough for batch norm, a warm-up over half of the steps."""
-    n_steps = pick(budget, smoke=20, quick=6_000, study=7_000, full=60_000)
+    n_steps = pick(budget, smoke=20, quick=6_000, study=9_000, full=60_000)
     batch_size = pick(budget, smoke=128, quick=128, study=256, full=256)
     lr = 6e-3 * (batch_size / 128) ** 0.5
     settings = {

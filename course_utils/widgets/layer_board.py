@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
-from course_utils.evaluate import bound, evaluating, in_chunks
+from course_utils.evaluate import bound, layer_means
 from course_utils.widgets.shared import pack, page, page_layers, page_pixels, pick, still
 
 MODES = ("hold", "mean", "sample")
@@ -320,7 +320,7 @@ class LayerBoard(anywidget.AnyWidget):
         chosen, names = pick(images.labels.cpu(), n)
         if not chosen or n_pictures < 1:
             raise ValueError("the board starts from images and draws pictures: give it one of each at least")
-        mu = posterior_means(model, images)
+        mu = layer_means(model, images)
         kl = bound(model, images).kl
         self._directions = [directions(values) for values in mu]
         self._model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -430,13 +430,6 @@ class LayerBoard(anywidget.AnyWidget):
 
     def _from_the_top(self) -> list[tuple[int, dict]]:
         return list(enumerate(self.levels, start=1))[::-1]
-
-
-def posterior_means(model: nn.Module, images: Images) -> list[Tensor]:
-    """The mean of q of each layer, where the layers above are at theirs: (N, ...) each, on the CPU."""
-    with evaluating(model):
-        parts = [[mu.cpu() for mu, _ in model.encode(x)] for x in in_chunks(model, images)]
-    return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
 def describe(mu: Tensor, ways: list[Direction], kl: Tensor, chosen: list[int]) -> dict:
