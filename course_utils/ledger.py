@@ -156,7 +156,8 @@ class Table(NamedTuple):
 
     def _repr_markdown_(self) -> str:
         lines = [self.header, ("---",) * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]  # as in log p(x|z)
+        return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
     def __repr__(self) -> str:
         return "\n".join("   ".join(map(str, line)) for line in (self.header, *self.rows))

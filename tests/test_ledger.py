@@ -61,3 +61,9 @@ def test_two_processes_lose_no_rows(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", code, path, name]) for name in ("a", "b")]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     assert len(ledger.read(path)) == 30
+
+
+def test_a_table_keeps_its_columns_when_a_name_has_a_bar():
+    table = ledger.Table(("−log p(x|z)", "nats"), [("a", "1")])
+    assert table._repr_markdown_().splitlines()[0] == r"| −log p(x\|z) | nats |"
+    assert repr(table).splitlines()[0] == "−log p(x|z)   nats"
