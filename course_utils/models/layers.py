@@ -52,8 +52,8 @@ def mlp_layers(
     told = [latent_dims[level] + hidden[level] * (skip and level < top) for level in range(top + 1)]
     layers = []
     for level, (dim, width) in enumerate(zip(latent_dims, hidden, strict=True)):
-        below = full(hidden[level - 1], width, batch_norm) if level else full(784, width, batch_norm)
-        up = below if level else nn.Sequential(nn.Flatten(), *below)
+        entry, n_below = ([], hidden[level - 1]) if level else ([nn.Flatten()], 784)
+        up = nn.Sequential(*entry, *full(n_below, width, batch_norm))
         down = full(told[level + 1], width, batch_norm) if level < top else None
         prior = nn.Linear(width, 2 * dim) if level < top else None
         layers.append(Layer(up, nn.Linear(width, 2 * dim), down, prior))
