@@ -108,9 +108,9 @@ def watch(page: Page) -> None:
 def wait_for_state(page: Page, text: str) -> None:
     """Wait until a board has drawn the state that `text` speaks of, and check the line below the picture."""
     picture = ", ".join(DRAWN).replace("{}", text)
-    page.wait_for_function("picture => document.querySelector(picture)", arg=picture)
-    field = "node => node.closest('.vae-board').querySelector('.vae-state').value"
-    assert page.eval_on_selector(picture, field) == text
+    # In one look: JupyterLab takes a board out of the page and puts it back while it scrolls.
+    field = "document.querySelector(picture)?.closest('.vae-board').querySelector('.vae-state').value"
+    page.wait_for_function(f"([picture, text]) => {field} === text", arg=[picture, text])
 
 
 def wait_for_save(page: Page, values: dict) -> None:
