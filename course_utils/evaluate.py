@@ -5,7 +5,7 @@ Everything here returns one value per image; `mean_and_error` reduces, once.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -57,14 +57,21 @@ def in_chunks(model: nn.Module, images: Images, chunk: int = CHUNK) -> Iterator[
         yield as_grey(pixels.to(device))
 
 
-def bound(model: nn.Module, images: Images, *, chunk: int = CHUNK, seed: int = 0) -> Elbo:
+def bound(
+    model: nn.Module,
+    images: Images,
+    *,
+    chunk: int = CHUNK,
+    seed: int = 0,
+    objective: Callable[[nn.Module, Tensor], Elbo] = elbo,
+) -> Elbo:
     """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L).
 
     `chunk` images at a time: that changes nothing but the noise, except under `batch_statistics`.
     """
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = [elbo(model, x) for x in in_chunks(model, images, chunk)]
+        parts = [objective(model, x) for x in in_chunks(model, images, chunk)]
     return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
 
 
@@ -74,11 +81,11 @@ def bound_from_above(model: nn.Module, images: Images, n_from_prior: int, *, see
     Those cost nothing: what is left is what the image is worth to the model when only the layers above are
     told of it. It is the L^{>k} of Havtorn et al. 2021, who ask with it if an image is of a new kind.
     """
-    with evaluating(model), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        walks = ((x, model(x, n_from_prior=n_from_prior)) for x in in_chunks(model, images))
-        parts = [terms(model.likelihood, x, out) for x, out in walks]
-    return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
+
+    def objective(model: nn.Module, x: Tensor) -> Elbo:
+        return terms(model.likelihood, x, model(x, n_from_prior=n_from_prior))
+
+    return bound(model, images, seed=seed, objective=objective)
 
 
 def log_likelihood(model: nn.Module, images: Images, n_draws: int, *, seed: int = 0) -> Tensor:

@@ -11,6 +11,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -282,14 +283,24 @@ def conv_2015(
 LATENTS, WIDTHS = (40, 24, 12), (480, 256, 128)  # three layers, the one next to the pixels first
 
 
-def build_topdown() -> HierarchicalVAE:
+def build_topdown(
+    *,
+    top_down: bool = True,
+    batch_norm: bool = True,
+    skip: bool = False,
+    learned_top: bool = False,
+    zero_heads: bool = False,
+) -> HierarchicalVAE:
     """p(x|z1) p(z1|z2) p(z2|z3) p(z3) with 40, 24 and 12 latents; q of a layer is prior times evidence."""
-    return HierarchicalVAE(*mlp_layers(LATENTS, WIDTHS), top_down=True)
+    networks = mlp_layers(LATENTS, WIDTHS, skip=skip, batch_norm=batch_norm)
+    choices = {"learned_top": learned_top, "zero_heads": zero_heads}
+    return HierarchicalVAE(*networks, top_down=top_down, skip=skip, **choices)
 
 
-def build_meanfield() -> HierarchicalVAE:
-    """The same networks; q of a layer is the evidence alone."""
-    return HierarchicalVAE(*mlp_layers(LATENTS, WIDTHS), top_down=False)
+# The same networks; q of a layer is the evidence alone.
+build_meanfield = partial(build_topdown, top_down=False)
+# The hierarchy as one writes it down first: mean-field q, and no batch norm.
+build_sick = partial(build_meanfield, batch_norm=False)
 
 
 def topdown(
@@ -340,11 +351,6 @@ def topdown_conv(
     model = build_topdown_conv()
     settings = {"lr": 4e-3, "warm_up": 0.5, "seed": seed, "state": state, "label": "topdown_conv"}
     return model, train_digits(model, train, n_steps, **settings)
-
-
-def build_sick() -> HierarchicalVAE:
-    """The hierarchy as one writes it down first: mean-field q, and no batch norm."""
-    return HierarchicalVAE(*mlp_layers(LATENTS, WIDTHS, batch_norm=False), top_down=False)
 
 
 def remedied(

@@ -113,6 +113,17 @@ def wait_for_state(page: Page, text: str) -> None:
     page.wait_for_function(f"([picture, text]) => {field} === text", arg=[picture, text])
 
 
+def must_read_alike(page: Page, state, texts: list[str], read: str) -> None:
+    """The page's `read`, JavaScript that reads and writes `text`, does what `parse` does, errors too."""
+    both = f"(text) => {{ try {{ return {read} }} catch (error) {{ return error.message }} }}"
+    for text in texts:
+        try:
+            expected = state.parse(text).text()
+        except ValueError as error:
+            expected = str(error)
+        assert page.evaluate(both, text) == expected
+
+
 def wait_for_save(page: Page, values: dict) -> None:
     """Wait until Python has heard of these values of the board."""
     heard = "([name, value]) => JSON.stringify(saves.at(-1)?.[name]) === JSON.stringify(value)"

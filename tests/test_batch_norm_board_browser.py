@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from board_page import drawn, show, wait_for_save, wait_for_state
+from board_page import drawn, must_read_alike, show, wait_for_save, wait_for_state
 
 from course_utils.data import Images
 from course_utils.models.vae import VAE
@@ -178,13 +178,7 @@ def test_the_page_and_python_have_the_same_rule(shown, board):
     texts += ["", "banana", "1, this batch, 20", "9, this batch, 2, only 1s", "1, this batch, 3, only 1s"]
     texts += ["digit 1, this batch, 20 images, only 1s, more", "1, mine, 2, only 1s", "digit digit 1,,,"]
     read = "board.write(board.read(text, model.get('choices')), model.get('choices'))"
-    for text in texts:
-        try:
-            expected = state.parse(text).text()
-        except ValueError as error:
-            expected = str(error)
-        both = f"text => {{ try {{ return {read} }} catch (error) {{ return error.message }} }}"
-        assert shown.evaluate(both, text) == expected
+    must_read_alike(shown, state, texts, read)
 
     row_of = "chosen => board.rowOf(chosen, model.get('choices'))"
     state_of = "([row, chosen]) => board.stateOf(row, chosen, model.get('choices'))"

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from test_models import losses_by_heart
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
@@ -403,14 +404,7 @@ def test_the_encoder_sees_twice_the_distance_from_the_mean(x):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_it_can_learn_four_images_by_heart(kind, top_down, x):
     model = build(kind, 2, top_down=top_down).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(60):
-        loss = elbo(model, x).loss()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_by_heart(model, x, 60)
     assert sum(losses[-5:]) / 5 < losses[0] - 30
 
 

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from board_page import count_draws, drawn, key_to_pixel, show, wait_for_save, wait_for_state
+from board_page import count_draws, drawn, key_to_pixel, must_read_alike, show, wait_for_save, wait_for_state
 from torch import nn
 
 from course_utils import distributions
@@ -213,13 +213,8 @@ def test_the_page_and_python_read_the_same_states(plane):
     texts = ["z = 1, -2", "1 -2", "(1.005, -2.0)", " [1; -2.] ", "z=1.00,−2.00", "z=+.5,0", "-.004 -0"]
     texts += ["", "banana", "z = 1", "1, 2, 3", "nan, 0", "z = 9, 0", "1e400, 0", "0x1, 2", "1,,2", "z 1 2"]
     extent = plane.evaluate("model.get('extent')")
-    for text in texts:
-        try:
-            expected = PlaneState(extent=extent).parse(text).text()
-        except ValueError as error:
-            expected = str(error)
-        read = "try { return board.write(board.read(text, extent)) } catch (error) { return error.message }"
-        assert plane.evaluate(f"([text, extent]) => {{ {read} }}", [text, extent]) == expected
+    read = "board.write(board.read(text, model.get('extent')))"
+    must_read_alike(plane, PlaneState(extent=extent), texts, read)
 
 
 def test_the_map_shows_the_decoder_all_over_the_plane(plane):

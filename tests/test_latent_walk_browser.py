@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from board_page import count_draws, drawn, key_to_pixel, show, wait_for_save, wait_for_state
+from board_page import count_draws, drawn, key_to_pixel, must_read_alike, show, wait_for_save, wait_for_state
 from torch import nn
 
 from course_utils.data import Images
@@ -224,14 +224,8 @@ def test_the_page_and_python_read_the_same_states(walk):
         "from 3 to 2c · straight · t = 0",
     ]
     texts += ["from 3 to 8 · round · t = 0", "from 3 to 8 · straight · t = -0.1", "3 8 straight 0", "t = 0.5"]
-    names, start = walk.walk.names, walk.walk.start
-    for text in texts:
-        try:
-            expected = walk.walk.state.parse(text).text()
-        except ValueError as error:
-            expected = str(error)
-        read = "try { return board.write(board.read(...all)) } catch (error) { return error.message }"
-        assert walk.evaluate(f"(all) => {{ {read} }}", [text, names, start]) == expected
+    read = "board.write(board.read(text, model.get('names'), model.get('start')))"
+    must_read_alike(walk, walk.walk.state, texts, read)
     walk.fill(".vae-state", "from 9 to 0b, on the sphere, 0.25")
     walk.keyboard.press("Enter")
     wait_for_state(walk, "from 9 to 0b · on the sphere · t = 0.25")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_widgets import with_history
 from torch import nn
 
 from course_utils.data import Images
@@ -26,25 +27,17 @@ def some_images(n: int = 24) -> Images:
     return Images(pixels, torch.arange(n) % 10, {})
 
 
-def with_history(model: HierarchicalVAE) -> HierarchicalVAE:
-    """As after a training: nothing in its batch norms is 0 or 1, and p(z_L) has moved."""
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            for values, low, high in [
-                (layer.running_mean, -0.5, 0.5),
-                (layer.running_var, 0.2, 2.0),
-                (layer.weight, 0.5, 2.0),
-                (layer.bias, -0.5, 0.5),
-            ]:
-                nn.init.uniform_(values, low, high)
+def with_moved_top(model: HierarchicalVAE) -> HierarchicalVAE:
+    """As after a training, and p(z_L) has moved too."""
+    with_history(model)
     nn.init.uniform_(model.top, -0.5, 0.5)
-    return model.eval()
+    return model
 
 
 def mlp(skip: bool = False, sizes=((7, 5, 3), (24, 20, 16))) -> HierarchicalVAE:
     torch.manual_seed(0)
     networks = mlp_layers(*sizes, skip=skip)
-    model = with_history(HierarchicalVAE(*networks, skip=skip))
+    model = with_moved_top(HierarchicalVAE(*networks, skip=skip))
     model.decoder[-2].weight.data *= 3  # untrained, it leaves next to no contrast
     return model
 
@@ -53,7 +46,7 @@ def conv(skip: bool = False, likelihood: nn.Module | None = None) -> Hierarchica
     torch.manual_seed(0)
     n_params = likelihood.n_params if likelihood else 1
     networks = conv_layers((14, 7), (2, 3), width=6, skip=skip, n_params=n_params)
-    return with_history(HierarchicalVAE(*networks, skip=skip, likelihood=likelihood))
+    return with_moved_top(HierarchicalVAE(*networks, skip=skip, likelihood=likelihood))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from board_page import all_drawn, drawn, key_to_pixel, show, wait_for_save, wait_for_state
+from board_page import all_drawn, drawn, key_to_pixel, must_read_alike, show, wait_for_save, wait_for_state
 from test_layer_board import BAD, conv, mlp
 
 from course_utils.data import Images
@@ -251,17 +251,12 @@ def test_it_fits_in_every_width(layers):
 
 
 def test_the_page_and_python_follow_the_same_rule(layers):
+    its = "{ names: model.get('names'), levels: model.get('levels') }"
     contents = {"names": layers.board.names, "levels": layers.board.levels}
     texts = [state.text() for state in states_of(layers.board)]
     texts += ["IMAGE 3, 2 sample t=.5 seed 4; 1 mean 1.5 along z 4, 3 hold seed 1", *BAD]
     texts += ["image 1 · 3 hold −1 along z 2 · 2 hold T=0.005 · 1 hold +.125 along direction 6"]
-    read = "try { return board.write(board.read(...all), all[1]) } catch (error) { return error.message }"
-    for text in texts:
-        try:
-            wanted = layers.board.state.parse(text).text()
-        except ValueError as error:
-            wanted = str(error)
-        assert layers.evaluate(f"(all) => {{ {read} }}", [text, contents]) == wanted
+    must_read_alike(layers, layers.board.state, texts, f"board.write(board.read(text, {its}), {its})")
     page_says = """([line, its, layer]) => {
       const state = board.read(line, its);
       const line_of = (state) => board.write(state, its);

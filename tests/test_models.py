@@ -61,16 +61,22 @@ def test_one_image_alone_equals_the_same_image_in_a_batch(model, x):
         torch.testing.assert_close(one[0], all_of_them[0])
 
 
-def test_it_can_learn_eight_images_by_heart(model):
-    images = torch.bernoulli(torch.full((8, 1, 8, 8), 0.3))
+def losses_by_heart(model, images, n_steps: int) -> list[float]:
+    """The loss of each of so many steps on the same images."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(300):
+    for _ in range(n_steps):
         loss = elbo(model, images).loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+    return losses
+
+
+def test_it_can_learn_eight_images_by_heart(model):
+    images = torch.bernoulli(torch.full((8, 1, 8, 8), 0.3))
+    losses = losses_by_heart(model, images, 300)
     assert sum(losses[-20:]) / 20 < losses[0] - 10
 
 

@@ -29,7 +29,6 @@ from course_utils.data import Images, Splits, fixed_binary, load_digits, random_
 from course_utils.distributions import GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
 from course_utils.models.hierarchical_vae import HierarchicalVAE
-from course_utils.models.layers import mlp_layers
 from course_utils.models.vae_2015 import ConvVAE2015, SquaredError
 from course_utils.optim import Committed2015, Final2015, July2015
 from course_utils.train import Training, TrainingError, load_checkpoint, read_safely, save_checkpoint
@@ -40,15 +39,8 @@ WEIGHTS = ROOT / "build" / "study"
 STATES = ROOT / "build" / "state"
 N_DRAWS = 500  # of the importance-weighted bound
 # The recipes whose weights come with the course: 40 MB are for all lessons.
-SHIPPED = (
-    "mlp",
-    "plane",
-    "mlp_bn",
-    "vae_2015",
-    "conv_bn",
-    "topdown",
-    *(f"patient_{letter}" for letter in "abcd"),
-)
+PATIENTS = ("patient_a", "patient_b", "patient_c", "patient_d")  # of lesson 04's clinic
+SHIPPED = ("mlp", "plane", "mlp_bn", "vae_2015", "conv_bn", "topdown", *PATIENTS)
 
 
 class Job(NamedTuple):
@@ -128,33 +120,23 @@ BUDGETS = {
     **{f"budget mlp {n}": Plan(partial(recipes.mlp, n_steps=n)) for n in (1_250, 2_500, 5_000, 10_000)},
     **{f"budget conv {n}": Plan(partial(recipes.conv_bn, n_steps=n)) for n in (300, 600, 1_200, 2_400)},
 }
-
-
-def hierarchy(**parts) -> HierarchicalVAE:
-    """The mean-field hierarchy without batch norm of lesson 04, with some parts another way."""
-    networks = {name: parts.pop(name) for name in ("batch_norm", "skip") if name in parts}
-    layers = mlp_layers(recipes.LATENTS, recipes.WIDTHS, **({"batch_norm": False} | networks))
-    return HierarchicalVAE(*layers, **({"top_down": False, "skip": networks.get("skip", False)} | parts))
-
-
 # Lesson 04: one remedy at a time for a hierarchy whose upper layers die.
-REMEDIES = {
+CHOICES = {
     "none": {},
     "warm-up": {"warm_up": 0.5},
     "warm-up from below": {"warm_up": 0.5, "remedies": {"warm_up_from_below": True}},
     "free bits": {"remedies": {"free_bits": 2.0}},
-    "zero heads": {"build": partial(hierarchy, zero_heads=True)},
-    "learned top": {"build": partial(hierarchy, learned_top=True)},
+    "zero heads": {"build": partial(recipes.build_sick, zero_heads=True)},
+    "learned top": {"build": partial(recipes.build_sick, learned_top=True)},
     "gradient skipping": {"remedies": {"skip_gradient": 200.0}},
     "EMA": {"ema": True},
-    "skip paths": {"build": partial(hierarchy, skip=True)},
-    "batch norm": {"build": partial(hierarchy, batch_norm=True)},
-    "top-down": {"build": partial(hierarchy, top_down=True)},
+    "skip paths": {"build": partial(recipes.build_sick, skip=True)},
+    "batch norm": {"build": partial(recipes.build_sick, batch_norm=True)},
+    "top-down": {"build": partial(recipes.build_sick, top_down=True)},
     "batch norm + top-down": {"build": recipes.build_topdown},
     "batch norm + top-down + warm-up": {"build": recipes.build_topdown, "warm_up": 0.5},
 }
-REMEDIES = {f"remedy {name}": Plan(partial(recipes.remedied, **parts)) for name, parts in REMEDIES.items()}
-PATIENTS = {f"patient_{letter}": Plan(getattr(recipes, f"patient_{letter}")) for letter in "abcd"}
+REMEDIES = {f"remedy {name}": Plan(partial(recipes.remedied, **parts)) for name, parts in CHOICES.items()}
 GAUSSIANS = {
     "gaussian_shared": likelihood(GaussianShared),
     "gaussian_per_pixel": likelihood(GaussianPerPixel),
@@ -172,7 +154,7 @@ PLANS = {
     "conv_2015": Plan(recipes.conv_2015, grey=True),
     "topdown": Plan(recipes.topdown, role="headline", nll_digits=2_000),
     "meanfield": Plan(recipes.meanfield, role="baseline", nll_digits=2_000),
-    **PATIENTS,
+    **{name: Plan(recipes.RECIPES[name][1]) for name in PATIENTS},
     **REMEDIES,
     **BUDGETS,
     **ABLATIONS,

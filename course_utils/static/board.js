@@ -59,6 +59,36 @@ export function paint(canvas, values, [channels, height, width], left = 0, top =
   canvas.getContext("2d").putImageData(image, left, top);
 }
 
+// The n images that Python sent as bytes, one after the other, each as numbers in [0, 1].
+export function imagesOf(view, n) {
+  const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  const size = bytes.length / n;
+  const image = (_, i) => Float32Array.from(bytes.subarray(i * size, (i + 1) * size), (v) => v / 255);
+  return Array.from({ length: n }, image);
+}
+
+let groups = 0; // radio buttons of one name belong together, all over the page
+
+export const radioName = () => `vae-${groups++}`;
+
+// The images as radio buttons, whose values are `prefix` and their names. Returns what all these buttons are called.
+export function addPicks(group, names, images, shape, choose, prefix = "") {
+  const radio = radioName();
+  group.style.setProperty("--columns", Math.min(names.length, 10));
+  names.forEach((name, i) => {
+    const value = prefix + name;
+    const { node, button, thumb } = build(`
+      <label class="vae-pick" title="${name}">
+        <input type="radio" name="${radio}" value="${value}" aria-label="${value}" data-name="button">
+        <canvas width="${shape[2]}" height="${shape[1]}" data-name="thumb"></canvas>
+      </label>`);
+    paint(thumb, images[i], shape);
+    button.addEventListener("change", () => choose(name));
+    group.append(node);
+  });
+  return radio;
+}
+
 const CONTROLS = `
   <div>
     <div class="vae-controls">

@@ -1,7 +1,7 @@
 // The latent walk: two digits, a slider from one to the other, and what the decoder draws on the way.
 
 import { decoder } from "./decoder.js";
-import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const STEPS = 11; // pictures in a film strip
 const CHART = { width: 400, height: 196, left: 26, right: 10, top: 24, bottom: 22 };
@@ -188,24 +188,6 @@ export function along(a, b, t, sphere) {
 
 // Hands ---------------------------------------------------------------------------------------------------
 
-let boards = 0; // radio buttons of one name belong together, all over the page
-
-// The images as radio buttons.
-function addPicks(group, names, images, shape, choose) {
-  const board = `lw-${boards++}`;
-  group.style.setProperty("--columns", Math.min(names.length, 10));
-  names.forEach((name, i) => {
-    const { node, button, thumb } = build(`
-      <label class="lw-pick" title="${name}">
-        <input type="radio" name="${board}" value="${name}" aria-label="${name}" data-name="button">
-        <canvas width="${shape[2]}" height="${shape[1]}" data-name="thumb"></canvas>
-      </label>`);
-    paint(thumb, images[i], shape);
-    button.addEventListener("change", () => choose(name));
-    group.append(node);
-  });
-}
-
 function check(group, name) {
   for (const button of group.querySelectorAll("input")) button.checked = button.value === name;
 }
@@ -227,13 +209,6 @@ function listen(strip, go, done) {
 }
 
 // Drawing -------------------------------------------------------------------------------------------------
-
-function imagesOf(view, n) {
-  const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-  const size = bytes.length / n;
-  const image = (_, i) => Float32Array.from(bytes.subarray(i * size, (i + 1) * size), (v) => v / 255);
-  return Array.from({ length: n }, image);
-}
 
 // Decodes the pictures of a strip, a few a frame, so that the slider stays quick meanwhile.
 function fill(canvas, picture, shape, wanted) {

@@ -2,7 +2,9 @@
 // then comes out at the pixels. Layers are counted from 1, next to the pixels; arrays of layers start there too.
 
 import { networks } from "./decoder.js";
-import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import {
+  addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, radioName, set, showSize, whenIdle,
+} from "./board.js";
 
 const GAP = 2; // pixels between pictures
 const BUDGET = 14; // milliseconds of a frame in which pictures are decoded; the others come in the next
@@ -236,13 +238,11 @@ const copyOf = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + vi
 
 function contents(model) {
   const [names, levels, shape] = ["names", "levels", "image_shape"].map((name) => model.get(name));
-  const [bytes, size] = [new Uint8Array(copyOf(model.get("pixels"))), shape.reduce((a, b) => a * b)];
-  const image = (_, i) => Float32Array.from(bytes.subarray(i * size, (i + 1) * size), (v) => v / 255);
   return {
     names,
     levels,
     shape,
-    images: Array.from({ length: names.length }, image),
+    images: imagesOf(model.get("pixels"), names.length),
     n_pictures: model.get("n_pictures"),
     n_images: model.get("n_images"),
     skip: model.get("skip"),
@@ -505,31 +505,17 @@ export function spreadOf(pictures) {
 
 // Rows and starts ------------------------------------------------------------------------------------------------
 
-let boards = 0; // radio buttons of one name belong together, all over the page
-
 function addStarts({ picks, prior, number, another }, its, go) {
-  const group = `lb-start-${boards++}`;
-  picks.style.setProperty("--columns", Math.min(its.names.length, 10));
-  its.names.forEach((name, i) => {
-    const { node, button, thumb } = build(`
-      <label class="lb-pick" title="${name}">
-        <input type="radio" name="${group}" value="image ${name}" aria-label="image ${name}" data-name="button">
-        <canvas width="${its.shape[2]}" height="${its.shape[1]}" data-name="thumb"></canvas>
-      </label>`);
-    paint(thumb, its.images[i], its.shape);
-    button.addEventListener("change", () => go((state) => ({ ...state, start: `image ${name}` })));
-    picks.append(node);
-  });
+  const choose = (name) => go((state) => ({ ...state, start: `image ${name}` }));
+  prior.name = addPicks(picks, its.names, its.images, its.shape, choose, "image ");
   const draw = (n) => go((state) => ({ ...state, start: `prior draw ${n}` }));
   const chosen = () => Math.min(9999, Math.max(1, Math.floor(Number(number.value)) || 1));
-  prior.name = group;
   prior.addEventListener("change", () => draw(chosen()));
   number.addEventListener("change", () => draw(chosen()));
   another.addEventListener("click", () => draw(prior.checked ? (chosen() % 9999) + 1 : chosen()));
 }
 
 function addRows({ rows, many }, its, go, done) {
-  const board = boards++;
   const n = its.levels.length;
   many.textContent = `the mean of ${its.n_images.toLocaleString("en")} as a bar, this one as a mark`;
   const found = its.levels.map(({ shape, directions }, i) => {
@@ -537,10 +523,11 @@ function addRows({ rows, many }, its, go, done) {
     const size = shape.length > 1 ? shape.join(" × ") : `${shape[0]} numbers`;
     const place = layer === n ? "the top" : layer === 1 ? "next to the pixels" : "";
     const row = build(rowOf(name, size, place));
+    const radio = radioName();
     for (const [mode, word] of Object.entries(MODES)) {
       const { node, button } = build(`
         <label class="lb-pill">
-          <input type="radio" name="lb-${board}-${layer}" value="${mode}" data-name="button"><span>${word}</span>
+          <input type="radio" name="${radio}" value="${mode}" data-name="button"><span>${word}</span>
         </label>`);
       button.addEventListener("change", () => go((state) => put(state, layer, { mode })));
       row.modes.append(node);

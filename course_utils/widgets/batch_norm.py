@@ -1,6 +1,5 @@
 """Batch norm of lesson 02: what one digit is worth, and how it comes back, beside other images."""
 
-import base64
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from course_utils.data import Images, as_grey
 from course_utils.distributions import normal_kl, per_image
 from course_utils.evaluate import batch_statistics, evaluating
-from course_utils.widgets.shared import page, still
+from course_utils.widgets.shared import described, page, still
 
 THIS_BATCH = "this batch"
 SIZES = (2, 5, 20, 100, 1000)  # images in the batch; one alone has no variance
@@ -263,13 +262,7 @@ class BatchNormBoard(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         """Beside the board, for pages that cannot show it: a picture, and a line of text."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
         state = self.state
-        data["image/png"] = base64.b64encode(board_png(self)).decode()
-        data["text/plain"] = (
-            f"BatchNormBoard at {state.text()}. If this line is all you see, no board can be shown here: "
-            "open the notebook in JupyterLab and run this cell."
-        )
         bounds = [bound for bound, _ in self.table[state.digit]]
         n_fixed = len(self._choices.fixed)
         fixed = ", ".join(
@@ -282,7 +275,8 @@ class BatchNormBoard(anywidget.AnyWidget):
             f"Under fixed statistics the same digit has one bound, {fixed}; under those of its batch "
             f"it has {min(batches):.1f} to {max(batches):.1f} nats, by the other images of the batch."
         )
-        return data, {**metadata, "image/png": {"alt": alt}}
+        board = f"BatchNormBoard at {self.state.text()}"
+        return described(super()._repr_mimebundle_(**kwargs), board_png(self), board, alt)
 
 
 def tuple_of(state: NormState) -> tuple[int, str, int, str]:

@@ -1,6 +1,5 @@
 """The feature maps of lesson 03: a channel to pick, its answer to a digit, the images that excite it most."""
 
-import base64
 import re
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
-from course_utils.widgets.shared import page, still
+from course_utils.widgets.shared import described, page, still
 
 N_SHOWN = 12  # images that excite a channel most
 N_COUNTED = 50  # images whose classes are counted
@@ -137,18 +136,13 @@ class FeatureViewer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         """Beside the board, for pages that cannot show it: a picture, and a line of text."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        data["image/png"] = base64.b64encode(features_png(self)).decode()
-        data["text/plain"] = (
-            f"FeatureViewer at {self.state.text()}. If this line is all you see, no board can be shown here: "
-            "open the notebook in JupyterLab and run this cell."
-        )
         stage, channel, digit = self.chosen
         alt = (
             f"Two panels. Left: the maps of all channels of stage {stage} for a {digit}. Right: the images "
             f"that excite channel {channel} most, each with a box around what it sees at its maximum."
         )
-        return data, {**metadata, "image/png": {"alt": alt}}
+        board = f"FeatureViewer at {self.state.text()}"
+        return described(super()._repr_mimebundle_(**kwargs), features_png(self), board, alt)
 
 
 def first_state(stages: list[dict], examples: list[list[int]]) -> FeatureState:

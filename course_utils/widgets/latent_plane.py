@@ -1,6 +1,5 @@
 """The latent plane of lesson 01: a point to drag, and what the decoder draws there."""
 
-import base64
 import re
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from course_utils.evaluate import evaluating
-from course_utils.widgets.shared import page, page_decoder, still
+from course_utils.widgets.shared import described, page, page_decoder, still
 
 # Ten classes that stay apart for colour-blind eyes too (tests/test_widgets.py measures it), dark enough for
 # digits on white, none near the orange that means "the point you hold".
@@ -127,18 +126,14 @@ class LatentPlane(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         """Beside the board, for pages that cannot show it: a picture, and a line of text."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        png = plane_png(self.state, self.codes, self._map)
-        data["image/png"] = base64.b64encode(png).decode()
-        data["text/plain"] = (
-            f"LatentPlane at {self.state.text()}. If this line is all you see, no board can be shown here: "
-            "open the notebook in JupyterLab and run this cell."
-        )
         alt = (
             "Two panels. Left: the latent plane with the codes of test images, each drawn as its class, "
             f"and a point at {self.state.text()}. Right: what the decoder draws all over the same plane."
         )
-        return data, {**metadata, "image/png": {"alt": alt}}
+        board = f"LatentPlane at {self.state.text()}"
+        return described(
+            super()._repr_mimebundle_(**kwargs), plane_png(self.state, self.codes, self._map), board, alt
+        )
 
 
 def sample_codes(codes: Tensor, labels: Tensor, extent: float, n: int = 600) -> list[list]:

@@ -1,6 +1,5 @@
 """The latent walk of lesson 03: from one digit to another, through codes and through pixels."""
 
-import base64
 import copy
 import math
 import re
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
 from course_utils.evaluate import evaluating, posterior_means
-from course_utils.widgets.shared import page, page_decoder, pick, still
+from course_utils.widgets.shared import described, page, page_decoder, pick, still
 
 N_STEPS = 11  # pictures in a film strip: t = 0, 0.1, ... 1
 
@@ -153,18 +152,13 @@ class LatentWalk(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         """Beside the board, for pages that cannot show it: a picture, and a line of text."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        data["image/png"] = base64.b64encode(self._png()).decode()
-        data["text/plain"] = (
-            f"LatentWalk {self.state.text()}. If this line is all you see, no board can be shown here: "
-            "open the notebook in JupyterLab and run this cell."
-        )
         alt = (
             f"Two film strips of {N_STEPS} pictures, {self.state.text()}. The upper one decodes points on "
             "the way between two codes: one digit turns into the other. The lower one mixes the pixels of "
             "the same two images: one fades out, the other in. On the right what is decoded at t."
         )
-        return data, {**metadata, "image/png": {"alt": alt}}
+        board = f"LatentWalk {self.state.text()}"
+        return described(super()._repr_mimebundle_(**kwargs), self._png(), board, alt)
 
     def _png(self) -> bytes:
         first, last = (self.names.index(name) for name in self.ends)

@@ -1,6 +1,5 @@
 """The layer board of lesson 04: hold some layers of a hierarchy, sample others, and see what each is for."""
 
-import base64
 import copy
 import math
 import re
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
 from course_utils.evaluate import bound, layer_means
-from course_utils.widgets.shared import pack, page, page_layers, page_pixels, pick, still
+from course_utils.widgets.shared import described, pack, page, page_layers, page_pixels, pick, still
 
 MODES = ("hold", "mean", "sample")
 LAST_SEED = 9999
@@ -414,19 +413,14 @@ class LayerBoard(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         """Beside the board, for pages that cannot show it: a picture, and a line of text."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        data["image/png"] = base64.b64encode(layers_png(self)).decode()
-        data["text/plain"] = (
-            f"LayerBoard {self.state.text()}. If this line is all you see, no board can be shown here: "
-            "open the notebook in JupyterLab and run this cell."
-        )
         rows = "; ".join(f"layer {layer}, KL {level['kl']:.1f} nats" for layer, level in self._from_the_top())
         alt = (
             f"A row of pictures for each layer, the top one first ({rows}). In its row only that layer is "
             f"sampled, starting from {self.state.start}, which is on the left: what changes from picture to "
             "picture is what the layer holds."
         )
-        return data, {**metadata, "image/png": {"alt": alt}}
+        board = f"LayerBoard {self.state.text()}"
+        return described(super()._repr_mimebundle_(**kwargs), layers_png(self), board, alt)
 
     def _from_the_top(self) -> list[tuple[int, dict]]:
         return list(enumerate(self.levels, start=1))[::-1]

@@ -3,6 +3,7 @@
 The decoder's weights travel to the page once, as 16-bit floats; static/decoder.js unpacks them.
 """
 
+import base64
 import copy
 import io
 import math
@@ -42,6 +43,20 @@ def still(figure: Figure) -> bytes:
     png = io.BytesIO()
     picture.quantize(method=Image.Quantize.FASTOCTREE).save(png, "png", optimize=True)
     return png.getvalue()
+
+
+def described(bundle: tuple[dict, dict], png: bytes, board: str, alt: str) -> tuple[dict, dict]:
+    """A board's mime bundle with what pages show that cannot show it: a still picture, and a line of text.
+
+    `board` names it and its state, such as "LatentPlane at z = 0.50, -1.25".
+    """
+    data, metadata = bundle
+    data["image/png"] = base64.b64encode(png).decode()
+    data["text/plain"] = (
+        f"{board}. If this line is all you see, no board can be shown here: "
+        "open the notebook in JupyterLab and run this cell."
+    )
+    return data, {**metadata, "image/png": {"alt": alt}}
 
 
 def pick(labels: Tensor, n: int) -> tuple[list[int], list[str]]:
