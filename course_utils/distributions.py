@@ -52,8 +52,8 @@ def normal_kl(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p: Tensor) 
 #     from_mean(mean)     (C, H, W) -> (C, H, W): the first of those numbers, if mean is to be the mean
 #     sample(px)          -> (B, C, H, W) in [0, 1]
 #
-# Bernoulli speaks of binary pixels. The others speak of 8-bit pixels, x = level / 255, and all return the
-# log-probability of the integer image, so that their nats can be compared.
+# Bernoulli speaks of binary pixels, Gaussian of real numbers. The others speak of 8-bit pixels, x = level /
+# 255, and all return the log-probability of the integer image, so that their nats can be compared.
 
 
 class Bernoulli(nn.Module):
@@ -73,6 +73,26 @@ class Bernoulli(nn.Module):
 
     def sample(self, px: Tensor) -> Tensor:
         return torch.bernoulli(self.mean(px))
+
+
+class Gaussian(nn.Module):
+    """A mean and a variance for each number. For real x, such as the codes of another model (lesson 05)."""
+
+    n_params = 2
+
+    def moments(self, px: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log_var), each (B, C, H, W); the deviation stays above 0.01."""
+        mu, raw = px.unbind(dim=1)
+        return mu, 2 * torch.log(F.softplus(raw) + 1e-2)
+
+    def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
+        return per_image(normal_log_prob(x, *self.moments(px)))
+
+    def mean(self, px: Tensor) -> Tensor:
+        return px[:, 0]
+
+    def sample(self, px: Tensor) -> Tensor:
+        return normal_sample(*self.moments(px))
 
 
 def dequantised_normal_log_prob(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from course_utils.data import Batches, Images, as_grey
-from course_utils.distributions import LEVELS, Bernoulli, per_image
-from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights, terms
+from course_utils.distributions import LEVELS, Bernoulli, normal_kl, normal_sample, per_image
+from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights, terms, with_label
 
 CHUNK = 500  # images at a time
 DRAWS_AT_A_TIME = 20  # of the importance-weighted bound, for each of 100 images
@@ -113,6 +113,18 @@ def layer_means(model: nn.Module, images: Images) -> list[Tensor]:
     return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
 
 
+def label_log_probs(model: nn.Module, images: Images) -> Tensor:
+    """log q(y|x) of each image, by a model that has `classify`: (N, 10), on the CPU."""
+    with evaluating(model):
+        return torch.cat([model.classify(x) for x in in_chunks(model, images)]).cpu()
+
+
+def accuracy(model: nn.Module, images: Images) -> Estimate:
+    """The share of images whose likeliest class is their label."""
+    right = label_log_probs(model, images).argmax(dim=1) == images.labels
+    return mean_and_error(right.float())
+
+
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:
     """How many latents the model uses: those whose posterior mean varies over images, (N, D) -> count.
 
@@ -187,3 +199,42 @@ def with_prior_statistics(model: nn.Module, *, n: int = 10_000, seed: int = 0) -
     z = torch.randn(n, model.latent_dim, generator=torch.Generator().manual_seed(seed))
     update_bn(z.to(next(model.parameters()).device).split(CHUNK), model.decoder)
     return model
+
+
+# A softmax as a code: what does it carry? ---------------------------------------------------------
+
+
+class Numbers(NamedTuple):
+    """How the nine numbers of a softmax lie over a set of images: along each axis, a mean and a variance."""
+
+    mean: Tensor  # (10,)
+    axes: Tensor  # (10, 9)
+    variances: Tensor  # (9,)
+
+
+def centred(log_q: Tensor) -> Tensor:
+    """Log-probabilities (B, 10) without their mean over the classes, which tells nothing."""
+    return log_q - log_q.mean(dim=1, keepdim=True)
+
+
+def softmax_numbers(model: nn.Module, images: Images) -> Numbers:
+    """Mean and principal axes of the centred log q(y|x) over the images."""
+    numbers = centred(label_log_probs(model, images))
+    variances, axes = torch.linalg.eigh(torch.cov(numbers.T))
+    return Numbers(numbers.mean(dim=0), axes[:, 1:], variances[1:])  # they add up to 0, so one axis is empty
+
+
+def priced_softmax(model: nn.Module, x: Tensor, over: Numbers, deviation: float) -> Elbo:
+    """The bound of a `LabelVAE` whose decoder gets the softmax, if the softmax is paid for: kl (B, 2).
+
+    Its numbers l(x) become a code: q(l|x) = N(l(x), deviation^2) along each axis, and the prior is normal
+    with the mean and variance that they have `over` the training images, plus deviation^2. A large deviation
+    is cheap and blurs what the decoder is told; the best one gives the honest bound.
+    """
+    h, log_q = model.read(x)
+    mu = (centred(log_q) - over.mean) @ over.axes  # (B, 9)
+    log_var = torch.full_like(mu, 2 * math.log(deviation))
+    log_var_p = torch.log(over.variances + deviation**2).expand_as(mu)
+    price = per_image(normal_kl(mu, log_var, torch.zeros_like(mu), log_var_p))
+    bound = with_label(model, x, h, (over.mean + normal_sample(mu, log_var) @ over.axes.T).softmax(dim=1))
+    return Elbo(bound.log_px, torch.cat([bound.kl, price.unsqueeze(1)], dim=1))

@@ -6,12 +6,14 @@ Derived in lesson 01.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.distributions import normal_kl, normal_log_prob, per_image
+from course_utils.distributions import normal_kl, normal_log_prob, normal_sample, per_image
 from course_utils.models.common import Output
 
 
@@ -75,3 +77,168 @@ def importance_weighted_bound(log_w: Tensor) -> Tensor:
     One draw gives the ordinary bound, more draws a tighter one; as K grows it rises to log p(x).
     """
     return torch.logsumexp(log_w, dim=0) - math.log(len(log_w))
+
+
+# Few labels: nll + KL + indicator x softmax error -------------------------------------------------
+#
+# Of a batch x (B, C, H, W) the labels of the first images are known, `labels` (n,); n may be 0. Each of the
+# functions from `beside_code` to `mixture_prior` gives the terms of one model's bound and its classifier:
+#
+#     (model, x, labels) -> Elbo with kl (B, 1) or (B, 2), the code and the label; log q(y|x) (B, 10)
+
+Terms = Callable[[nn.Module, Tensor, Tensor], tuple[Elbo, Tensor]]
+KNOWN_WEIGHT = 0.1  # of a labelled image in the mean: it is in every batch, any other in one of hundreds
+
+
+class LabelledElbo(NamedTuple):
+    """The terms of the bound, and what the classifier thinks of the labels that are known."""
+
+    log_px: Tensor  # (B,)
+    kl: Tensor  # (B, L)
+    softmax_error: Tensor  # (n,) alpha * -log q(y|x) of the labelled images, which are the first
+
+    def value(self) -> Tensor:
+        """The bound itself, without the softmax error: (B,) nats."""
+        return Elbo(self.log_px, self.kl).value()
+
+    def loss(self, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Tensor:
+        """The mean of -log_px + beta * kl, plus the mean softmax error of those whose label is known."""
+        n = len(self.softmax_error)
+        weight = torch.ones_like(self.log_px)
+        weight[:n] = KNOWN_WEIGHT
+        weight = weight / weight.mean()
+        bound = Elbo(weight * self.log_px, weight.unsqueeze(1) * self.kl).loss(beta, free_bits)
+        return bound + self.softmax_error.mean() if n else bound
+
+
+def few_labels(model: nn.Module, x: Tensor, terms: Terms, labels: Tensor, alpha: float) -> LabelledElbo:
+    """nll + KL + indicator * alpha * softmax error, under the bound that `terms` has for the model."""
+    bound, log_q = terms(model, x, labels)
+    error = F.nll_loss(log_q[: len(labels)], labels, reduction="none")
+    return LabelledElbo(*bound, alpha * error)
+
+
+def without_labels(terms: Terms) -> Callable[[nn.Module, Tensor], Elbo]:
+    """The bound of images of which no label is known, as an objective (model, x) -> Elbo."""
+
+    def objective(model: nn.Module, x: Tensor) -> Elbo:
+        return terms(model, x, torch.empty(0, dtype=torch.long, device=x.device))[0]
+
+    return objective
+
+
+def label_log_prob(model: nn.Module, x: Tensor, labels: Tensor) -> Elbo:
+    """What a classifier alone maximises, log p(y|x), as a bound without a code: x (n, C, H, W) -> Elbo."""
+    log_p = -F.nll_loss(model.classify(x), labels, reduction="none")
+    return Elbo(log_p, torch.zeros_like(log_p).unsqueeze(1))
+
+
+def known_first(labels: Tensor, y: Tensor) -> Tensor:
+    """y (B, 10) with its first rows replaced by the known labels (n,), one-hot."""
+    return torch.cat([F.one_hot(labels, y.shape[1]).to(y), y[len(labels) :]])
+
+
+def label_kl(log_q: Tensor, n_known: int) -> Tensor:
+    """KL( q(y|x) || uniform ) of each image; a label that is known costs log 10: (B, 10) -> (B,) nats."""
+    price = math.log(log_q.shape[1]) + (log_q.exp() * log_q).sum(dim=1)
+    return torch.cat([torch.full_like(price[:n_known], math.log(log_q.shape[1])), price[n_known:]])
+
+
+def standard_kl(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL( N(mu, exp(log_var)) || N(0, I) ): (B, D) twice -> (B,) nats."""
+    return per_image(normal_kl(mu, log_var, torch.zeros_like(mu), torch.zeros_like(log_var)))
+
+
+def beside_code(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """The plan of 2015: the decoder gets the true label, or else the softmax itself; only the code is priced.
+
+    No bound on log p(x): the nine free numbers of the softmax tell the decoder of x and cost nothing.
+    """
+    h, log_q = model.read(x)
+    return with_label(model, x, h, known_first(labels, log_q.exp())), log_q
+
+
+def with_label(model: nn.Module, x: Tensor, h: Tensor, y: Tensor) -> Elbo:
+    """One pass of a `LabelVAE` with this label; the price of the code only, kl (B, 1)."""
+    mu, log_var = model.code(h, y)
+    px = model.decode(normal_sample(mu, log_var), y)
+    return Elbo(model.likelihood.log_prob(x, px), standard_kl(mu, log_var).unsqueeze(1))
+
+
+def priced_label(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """The same, and the label is priced like a draw of q(y|x), though the decoder still gets the softmax."""
+    bound, log_q = beside_code(model, x, labels)
+    return with_price(bound, log_q, len(labels)), log_q
+
+
+def with_price(bound: Elbo, log_q: Tensor, n_known: int) -> Elbo:
+    """The price of the label beside that of the code: kl (B, 2)."""
+    return Elbo(bound.log_px, torch.cat([bound.kl, label_kl(log_q, n_known).unsqueeze(1)], dim=1))
+
+
+def sampled_label(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """A bound: the decoder gets a one-hot draw of q(y|x), the gradient goes straight through to the softmax.
+
+    That gradient is biased (Bengio et al. 2013), the bound is not.
+    """
+    h, log_q = model.read(x)
+    draw = F.one_hot(torch.distributions.Categorical(logits=log_q).sample(), log_q.shape[1])
+    y = draw + log_q.exp() - log_q.exp().detach()
+    bound = with_label(model, x, h, known_first(labels, y))
+    return with_price(bound, log_q, len(labels)), log_q
+
+
+def exact_sum(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """M2: no draw, but the mean over all ten labels under q(y|x): ten decoders' worth of work.
+
+    Kingma et al. 2014, eq. 6 and 7.
+    """
+    h, log_q = model.read(x)
+    n, n_classes = len(labels), log_q.shape[1]
+    n_open = len(x) - n
+    y = torch.cat(  # the known labels once, then of each other image all ten
+        [F.one_hot(labels, n_classes), torch.eye(n_classes, device=x.device).repeat(n_open, 1)]
+    )
+    rows = torch.cat(
+        [
+            torch.arange(n, device=x.device),
+            torch.arange(n, len(x), device=x.device).repeat_interleave(n_classes),
+        ]
+    )
+    each = with_label(model, x[rows], h[rows], y)
+    q = log_q[n:].exp()  # (B - n, 10)
+
+    def averaged(values: Tensor) -> Tensor:
+        return torch.cat([values[:n], (q * values[n:].unflatten(0, (n_open, n_classes))).sum(dim=1)])
+
+    bound = Elbo(averaged(each.log_px), averaged(each.kl[:, 0]).unsqueeze(1))
+    return with_price(bound, log_q, n), log_q
+
+
+def softmax_on_code(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """The bound of lesson 01, of a `HeadVAE`; the classifier reads the code as it was drawn."""
+    out = model(x)
+    return terms(model.likelihood, x, out), model.head(out.z[0]).log_softmax(dim=1)
+
+
+def mixture_prior(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """A mixture of ten normals as prior of the code, of a `MixtureVAE`.
+
+    The best q(y|x) for a code follows from its prices, so the two KLs together are -log mean_y exp(-price_y):
+    at most log 10 above the cheapest class. A label that is known costs its own price, and log 10.
+    """
+    mu, log_var = model.encode(x)
+    prices = model.prices(mu, log_var)  # (B, 10)
+    log_q = (-prices).log_softmax(dim=1)
+    code_kl = (known_first(labels, log_q.exp()) * prices).sum(dim=1)
+    log_px = model.likelihood.log_prob(x, model.decode(normal_sample(mu, log_var)))
+    return with_price(Elbo(log_px, code_kl.unsqueeze(1)), log_q, len(labels)), log_q
+
+
+def stacked(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
+    """M1+M2, of a `StackedVAE`: the bound of m2, on the code that m1 draws, is the prior of that code."""
+    mu, log_var = model.m1.encode(x)
+    z = normal_sample(mu, log_var)
+    prior, log_q = exact_sum(model.m2, z[:, :, None, None], labels)
+    code_kl = per_image(normal_log_prob(z, mu, log_var)) - prior.value()
+    return Elbo(model.likelihood.log_prob(x, model.m1.decode(z)), code_kl.unsqueeze(1)), log_q

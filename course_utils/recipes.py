@@ -15,15 +15,28 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from course_utils.data import KINDS, Batches, DataError, Images, fixed_binary, load_digits, project_root
-from course_utils.distributions import Bernoulli, DiscretisedLogistic
+from course_utils import objectives
+from course_utils.data import (
+    KINDS,
+    Batches,
+    DataError,
+    Images,
+    LabelledFirst,
+    draw_labels,
+    fixed_binary,
+    load_digits,
+    project_root,
+)
+from course_utils.distributions import Bernoulli, DiscretisedLogistic, Gaussian
 from course_utils.evaluate import bound, mean_and_error
 from course_utils.models.conv_vae import ConvVAE
 from course_utils.models.hierarchical_vae import HierarchicalVAE
+from course_utils.models.label_vae import LabelVAE, StackedVAE
 from course_utils.models.layers import conv_layers, mlp_layers
+from course_utils.models.semi_supervised_vae import Classifier, HeadVAE, MixtureVAE
 from course_utils.models.vae import VAE
 from course_utils.models.vae_2015 import VAE2015, BatchNorm2015, ConvVAE2015
 from course_utils.optim import Committed2015
@@ -440,6 +453,132 @@ def patient_d(
     return model, training
 
 
+# Lesson 05 ---------------------------------------------------------------------------------------
+
+# Weight of the softmax error, its mean over the labelled images, in nats. Kingma et al.'s 0.1 N comes to 10.
+ALPHA = 60.0
+N_LABELS = 100
+
+
+def build_code_vae() -> VAE:
+    """784-400-400-16 and back with batch norm: the networks that all of lesson 05 has in common."""
+    return VAE(hidden=(400, 400), latent_dim=16, likelihood=Bernoulli(), batch_norm=True)
+
+
+def build_head() -> HeadVAE:
+    """The code is read by a softmax."""
+    return HeadVAE(build_code_vae())
+
+
+def build_mixture_prior() -> MixtureVAE:
+    """The prior of the code has a part for each class."""
+    return MixtureVAE(build_code_vae())
+
+
+def build_m1_m2() -> StackedVAE:
+    """A VAE, and of its sixteen numbers a VAE with the label beside its ten."""
+    m2 = LabelVAE((16, 1, 1), hidden=(200, 200), latent_dim=10, likelihood=Gaussian(), code_sees_label=True)
+    return StackedVAE(build_code_vae(), m2)
+
+
+def labelled(train: Images, draw: int, n_labels: int, seed: int, jittered: bool) -> tuple[Batches, Tensor]:
+    """(batches, labels) of the images whose label is known: all of them in each batch, in the same order."""
+    known = train.subset(draw_labels(train.labels, n_labels, draw))
+    settings = {"binarise": True, "shuffle": False, "jittered": jittered, "seed": seed}
+    device = choose_device()
+    return Batches(known.pixels, n_labels, device=device, **settings), known.labels.to(device)
+
+
+def few_labels(
+    train: Images,
+    budget: str,
+    seed: int = 0,
+    state: Path | None = None,
+    *,
+    build: Callable[[], nn.Module],
+    terms: objectives.Terms,
+    draw: int = 0,
+    n_labels: int = N_LABELS,
+    alpha: float = ALPHA,
+    jittered: bool = True,
+    passes: int = 1,
+) -> tuple[nn.Module, Training]:
+    """One rung of lesson 05's ladder: binary digits, of which the labels of draw number `draw` are known.
+
+    `terms` is the rung's function in `objectives`. `passes` is how many times the work of one pass a step
+    costs; a batch has that many times fewer unlabelled images, so that a step costs the same.
+    """
+    n_steps = pick(budget, smoke=20, quick=2_500, study=4_000, full=60_000)
+    torch.manual_seed(seed)
+    model = build()
+    model.start_at_mean(train.pixels.float().mean(dim=0) / 255)
+    model.to(choose_device())
+    known, labels = labelled(train, draw, n_labels, seed, jittered)
+    others = Batches(train.pixels, 200 // passes, binarise=True, seed=seed, device=choose_device())
+    objective = partial(objectives.few_labels, terms=terms, labels=labels, alpha=alpha)
+    settings = {"lr": 3e-3, "warm_up_steps": n_steps // 10, "state": state, "label": terms.__name__}
+    return model, fit(model, LabelledFirst(known, others), n_steps, objective=objective, **settings)
+
+
+build_m2 = partial(LabelVAE, code_sees_label=True)
+softmax_after_code = partial(few_labels, build=LabelVAE, terms=objectives.beside_code)
+priced_label = partial(few_labels, build=LabelVAE, terms=objectives.priced_label)
+sampled_label = partial(few_labels, build=LabelVAE, terms=objectives.sampled_label)
+m2_aux = partial(few_labels, build=build_m2, terms=objectives.exact_sum, passes=4)
+m2 = partial(m2_aux, alpha=0.0)
+softmax_on_code = partial(few_labels, build=build_head, terms=objectives.softmax_on_code)
+mixture_prior = partial(few_labels, build=build_mixture_prior, terms=objectives.mixture_prior)
+
+
+def labels_only(
+    train: Images,
+    budget: str,
+    seed: int = 0,
+    state: Path | None = None,
+    *,
+    draw: int = 0,
+    n_labels: int = N_LABELS,
+    jittered: bool = True,
+) -> tuple[Classifier, Training]:
+    """The encoder as a classifier of the labelled images, without the others."""
+    n_steps = pick(budget, smoke=20, quick=1_000, study=2_000, full=4_000)
+    torch.manual_seed(seed)
+    model = Classifier().to(choose_device())
+    known, labels = labelled(train, draw, n_labels, seed, jittered)
+    objective = partial(objectives.label_log_prob, labels=labels)
+    return model, fit(model, known, n_steps, objective=objective, lr=3e-3, state=state, label="labels_only")
+
+
+def no_labels(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None, *, beside: bool = True
+) -> tuple[nn.Module, Training]:
+    """The plan of 2015 with no label at all; not `beside`, the standard VAE that it was meant to be then."""
+    n_steps = pick(budget, smoke=20, quick=300, study=4_000, full=60_000)
+    torch.manual_seed(seed)
+    model = LabelVAE() if beside else build_code_vae()
+    objective = objectives.without_labels(objectives.beside_code) if beside else objectives.elbo
+    settings = {"batch_size": 200, "lr": 3e-3, "seed": seed, "state": state, "label": "no_labels"}
+    return model, train_digits(model, train, n_steps, remedies={"objective": objective}, **settings)
+
+
+def m1_m2(
+    train: Images, budget: str, seed: int = 0, state: Path | None = None, *, draw: int = 0
+) -> tuple[StackedVAE, Training]:
+    """M1 for two thirds of the steps, which needs no label, then M2 on what it makes of the images."""
+    n_steps = pick(budget, smoke=10, quick=800, study=2_000, full=20_000)
+    torch.manual_seed(seed)
+    model = build_m1_m2()
+    below = state.with_stem(f"{state.stem}_m1") if state else None
+    train_digits(model.m1, train, 2 * n_steps, batch_size=256, lr=4e-3, seed=seed, state=below, label="m1")
+    model.m1.requires_grad_(False)
+    model.to(choose_device())
+    known, labels = labelled(train, draw, N_LABELS, seed, jittered=True)
+    others = Batches(train.pixels, 200, binarise=True, seed=seed, device=choose_device())
+    objective = partial(objectives.few_labels, terms=objectives.stacked, labels=labels, alpha=ALPHA)
+    settings = {"objective": objective, "lr": 3e-3, "state": state, "label": "m1_m2"}
+    return model, fit(model, LabelledFirst(known, others), n_steps, **settings)
+
+
 # Shipped weights and the command line ------------------------------------------------------------
 
 RECIPES = {
@@ -458,6 +597,12 @@ RECIPES = {
     "patient_b": (build_patient, patient_b),
     "patient_c": (build_patient_c, patient_c),
     "patient_d": (build_patient, patient_d),
+    "labels_only": (Classifier, labels_only),
+    "softmax_after_code": (LabelVAE, softmax_after_code),
+    "m2": (build_m2, m2),
+    "m2_aux": (build_m2, m2_aux),
+    "m1_m2": (build_m1_m2, m1_m2),
+    "mixture_prior": (build_mixture_prior, mixture_prior),
 }
 
 

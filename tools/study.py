@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from course_utils import evaluate, ledger, recipes
+from course_utils import evaluate, ledger, objectives, recipes
 from course_utils.data import Images, Splits, fixed_binary, load_digits, random_subset
 from course_utils.distributions import GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
 from course_utils.models.hierarchical_vae import HierarchicalVAE
+from course_utils.models.semi_supervised_vae import Classifier
 from course_utils.models.vae_2015 import ConvVAE2015, SquaredError
+from course_utils.objectives import Elbo
 from course_utils.optim import Committed2015, Final2015, July2015
 from course_utils.train import Training, TrainingError, load_checkpoint, read_safely, save_checkpoint
 
@@ -60,6 +62,8 @@ class Plan(NamedTuple):
     role: str = "study"
     ledger_name: str = ""  # if it is not the job's: binary or grey, a network keeps its name
     nll_digits: int = 0  # on how many test digits the importance-weighted bound is measured
+    labels: int = 0  # that are known; the seed is then the number of their draw, too
+    terms: objectives.Terms | None = None  # what lesson 05 trains the model with
 
 
 # The plans ---------------------------------------------------------------------------------------
@@ -84,6 +88,15 @@ def updates_2015(budget: str, rule: Callable, **parts) -> Plan:
         return recipes.vae_2015(images, budget, seed, state, model=model, rule=rule)
 
     return Plan(train, grey=True)
+
+
+def few_labels(train: Callable, terms: objectives.Terms | None, **parts) -> Plan:
+    """Lesson 05: a rung of the ladder, whose draw of labels has the number of the seed."""
+
+    def with_draw(images, budget, seed, state):
+        return train(images, budget, seed, state, draw=seed, **parts)
+
+    return Plan(with_draw, role="baseline", labels=recipes.N_LABELS, terms=terms)
 
 
 SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
@@ -142,6 +155,29 @@ GAUSSIANS = {
     "gaussian_per_pixel": likelihood(GaussianPerPixel),
     "squared_error": likelihood(lambda: GaussianShared(0.5, learned=False)),
 }
+# Lesson 05: the ladder, each rung with the function that gives its bound. The seed of a job is also the
+# number of its draw of labels; "as they are" means that the labelled images are not jittered.
+LADDER = {
+    "labels_only": (recipes.labels_only, None),
+    "softmax_after_code": (recipes.softmax_after_code, objectives.beside_code),
+    "priced_label": (recipes.priced_label, objectives.priced_label),
+    "sampled_label": (recipes.sampled_label, objectives.sampled_label),
+    "m2": (recipes.m2, objectives.exact_sum),
+    "m2_aux": (recipes.m2_aux, objectives.exact_sum),
+    "m1_m2": (recipes.m1_m2, objectives.stacked),
+    "softmax_on_code": (recipes.softmax_on_code, objectives.softmax_on_code),
+    "mixture_prior": (recipes.mixture_prior, objectives.mixture_prior),
+}
+AS_THEY_ARE = ("labels_only", "softmax_after_code", "m2_aux", "softmax_on_code", "mixture_prior")
+FEW_LABELS = {
+    **{name: few_labels(*rung) for name, rung in LADDER.items()},
+    **{f"{name} as they are": few_labels(*LADDER[name], jittered=False) for name in AS_THEY_ARE},
+}
+FEW_LABELS["mixture_prior"] = FEW_LABELS["mixture_prior"]._replace(role="headline")
+NO_LABELS = {
+    "no labels, softmax": Plan(recipes.no_labels, terms=objectives.beside_code),
+    "no labels, standard VAE": Plan(partial(recipes.no_labels, beside=False)),
+}
 PLANS = {
     "mlp": Plan(recipes.mlp, role="headline", nll_digits=10_000),
     "plane": Plan(recipes.plane, nll_digits=10_000),
@@ -156,6 +192,8 @@ PLANS = {
     "meanfield": Plan(recipes.meanfield, role="baseline", nll_digits=2_000),
     **{name: Plan(recipes.RECIPES[name][1]) for name in PATIENTS},
     **REMEDIES,
+    **FEW_LABELS,
+    **NO_LABELS,
     **BUDGETS,
     **ABLATIONS,
     **CLAIMS,
@@ -164,7 +202,7 @@ PLANS = {
 }
 
 LESSON_01, LESSON_02, LESSON_03 = "01_basic_vae", "02_batch_norm_vae", "03_conv_vae"
-LESSON_04 = "04_hierarchical_vae"
+LESSON_04, LESSON_05 = "04_hierarchical_vae", "05_semi_supervised_vae"
 JOBS = [
     *(Job(LESSON_01, "mlp", "real", seed) for seed in range(3)),
     *(Job(LESSON_01, "plane", data, 0) for data in ("real", "embedded")),
@@ -189,6 +227,9 @@ JOBS = [
     Job(LESSON_04, "topdown", "embedded", 0),
     *(Job(LESSON_04, "meanfield", "real", seed) for seed in range(3)),
     *(Job(LESSON_04, model, "real", seed) for seed in range(2) for model in REMEDIES),
+    *(Job(LESSON_05, model, "real", seed) for seed in range(5) for model in FEW_LABELS),
+    *(Job(LESSON_05, "mixture_prior", "embedded", seed) for seed in range(2)),
+    *(Job(LESSON_05, model, "real", seed) for seed in range(3) for model in NO_LABELS),
 ]
 
 
@@ -200,7 +241,9 @@ def columns(job: Job) -> dict[str, str | int]:
     plan = PLANS[job.model]
     source, kind = "mnist" if job.data == "real" else "digits", "grey" if plan.grey else "binary"
     common = {"notebook": job.notebook, "model": plan.ledger_name or job.model, "role": plan.role}
-    return common | {"data": f"{source}_{kind}", "seed": job.seed, "profile": "study"}
+    draw = job.seed if plan.labels else 0
+    data = {"data": f"{source}_{kind}", "labels": plan.labels, "draw": draw}
+    return common | data | {"seed": job.seed, "profile": "study"}
 
 
 def run(job: Job) -> None:
@@ -220,11 +263,16 @@ def run(job: Job) -> None:
     splits = (
         splits if plan.grey else Splits(splits.train, fixed_binary(splits.valid), fixed_binary(splits.test))
     )
-    validation = mean_and_error(-evaluate.bound(model, splits.valid).value())
-    facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
-    facts |= {"neg_elbo_validation": f"{validation.value:.4f}", "unit": "nats/image"}
-    save_checkpoint(model, WEIGHTS / f"{name}_{job.seed}.safetensors", **facts)
-    measure = measure_2015 if isinstance(model.likelihood, SquaredError) else measure_model
+    if not isinstance(model, Classifier):
+        validation = mean_and_error(-evaluate.bound(model, splits.valid, objective=honest(plan)).value())
+        facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
+        facts |= {"neg_elbo_validation": f"{validation.value:.4f}", "unit": "nats/image"}
+        save_checkpoint(model, WEIGHTS / f"{name}_{job.seed}.safetensors", **facts)
+    measure = measure_model
+    if job.notebook == LESSON_05:
+        measure = measure_labels
+    elif isinstance(model.likelihood, SquaredError):
+        measure = measure_2015
     for estimate, metric, unit in measure(model, training, splits, plan):
         # The core's time, not the wall's: other jobs run beside this one. Earlier sittings are counted in.
         now = {"steps": training.n_steps, "seconds": earlier + time.process_time()}
@@ -255,6 +303,55 @@ def measure_model(model: nn.Module, training: Training, splits: Splits, plan: Pl
     yield active(model, splits.test), "active_units", "units"
 
 
+def honest(plan: Plan) -> Callable[[nn.Module, Tensor], Elbo]:
+    """A bound on log p(x), of which no label is known; where the training's own is none, another one.
+
+    A decoder that has the label beside the code is a model of images if it is given a label at random.
+    """
+    if plan.terms is None:
+        return objectives.elbo
+    beside = plan.terms in (objectives.beside_code, objectives.priced_label, objectives.sampled_label)
+    return objectives.without_labels(objectives.exact_sum if beside else plan.terms)
+
+
+def measure_labels(model: nn.Module, training: Training, splits: Splits, plan: Plan) -> Iterator[Measurement]:
+    """How many labels are right, and what the images are worth to the model; accuracy comes last."""
+    if isinstance(model, Classifier):
+        yield evaluate.accuracy(model, splits.test), "accuracy", "share"
+        return
+    bound = evaluate.bound(model, splits.test, objective=honest(plan))
+    yield mean_and_error(-bound.value()), "neg_elbo", "nats/image"
+    for layer, kl in enumerate(bound.kl.T, start=1):
+        yield mean_and_error(kl), f"kl_layer_{layer}", "nats/image"
+    if plan.terms in (objectives.beside_code, objectives.priced_label):
+        yield from measure_softmax(model, splits, plan)
+    if hasattr(model, "classify"):
+        confidence = evaluate.label_log_probs(model, splits.test).max(dim=1).values.exp()
+        yield mean_and_error(confidence), "confidence", "share"
+        yield evaluate.accuracy(model, splits.test), "accuracy", "share"
+    else:
+        yield active(model, splits.test), "active_units", "units"
+
+
+DEVIATIONS = [0.01 * 2**n for n in range(11)]  # of the noise that prices a softmax
+
+
+def measure_softmax(model: nn.Module, splits: Splits, plan: Plan) -> Iterator[Measurement]:
+    """What the training believes an image to cost, and what it costs if the softmax is paid for."""
+    claim = evaluate.bound(model, splits.test, objective=objectives.without_labels(plan.terms))
+    yield mean_and_error(-claim.value()), "claimed", "nats/image"
+    over = evaluate.softmax_numbers(model, splits.train)
+
+    def paid(images: Images, deviation: float) -> Elbo:
+        objective = partial(evaluate.priced_softmax, over=over, deviation=deviation)
+        return evaluate.bound(model, images, objective=objective)
+
+    best = min(DEVIATIONS, key=lambda s: -paid(splits.valid, s).value().mean().item())
+    bound = paid(splits.test, best)
+    yield mean_and_error(-bound.value()), "paid", "nats/image"
+    yield mean_and_error(bound.kl[:, 1]), "price_of_softmax", "nats/image"
+
+
 def measure_2015(model: nn.Module, training: Training, splits: Splits, plan: Plan) -> Iterator[Measurement]:
     """The cost of 2015 on the test digits in batches of 1,000, and in training after some of the updates."""
     for log in training.rows:
@@ -275,7 +372,8 @@ def active(model: nn.Module, test: Images) -> float:
 def is_done(job: Job) -> bool:
     """Does the ledger have the row that a job writes last?"""
     rows = ledger.read(LEDGER, **columns(job))
-    return any(row["metric"] == "active_units" or row["value"] == "inf" for row in rows)
+    last = ("active_units", "accuracy")
+    return any(row["metric"] in last or row["value"] == "inf" for row in rows)
 
 
 def record_histograms() -> None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from course_utils.distributions import normal_sample
 
+N_CLASSES = 10  # of digits
+
 
 class Output(NamedTuple):
     """One pass through a model. With S draws for each of B images all batches are S * B, draw by draw."""
