@@ -44,6 +44,7 @@ DRAWN = (
     '.batch-norm .bn-back[aria-label^="Comes back at {}."]',
     '.feature-maps[data-shows="{}"]',
     '.layer-board[data-shows="{}"]',
+    '.class-board[data-shows="{}"]',
 )
 
 LEVELS = """(canvases, part) => canvases.map((canvas) => {

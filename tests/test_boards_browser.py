@@ -4,6 +4,7 @@ import re
 
 import pytest
 import test_batch_norm_board_browser
+import test_class_board_browser
 import test_features_browser
 import test_latent_plane_browser
 import test_latent_walk_browser
@@ -18,6 +19,7 @@ BOARDS = {
     "BatchNormBoard": test_batch_norm_board_browser.a_board,
     "FeatureViewer": test_features_browser.a_board,
     "LayerBoard": test_layer_board_browser.a_board,
+    "ClassBoard": test_class_board_browser.a_board,
 }
 
 TO_USE = "a, button, input, select, textarea, [tabindex]"

@@ -89,6 +89,14 @@ export function addPicks(group, names, images, shape, choose, prefix = "") {
   return radio;
 }
 
+// A `.vae-slider` at a value, filled from `from` to there.
+export function slideTo(slider, value, from = slider.min) {
+  const share = (v) => (v - slider.min) / (slider.max - slider.min);
+  slider.value = value;
+  slider.style.setProperty("--from", share(Math.min(from, value)));
+  slider.style.setProperty("--to", share(Math.max(from, value)));
+}
+
 const CONTROLS = `
   <div>
     <div class="vae-controls">

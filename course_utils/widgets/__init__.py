@@ -14,9 +14,11 @@ on in a saved page that has no kernel. One file a board; `shared` holds what the
     lesson 03   the latent walk     WalkState      LatentWalk
     lesson 03   the feature maps    FeatureState   FeatureViewer
     lesson 04   the layer board     LayersState    LayerBoard
+    lesson 05   class and style     ClassState     ClassBoard
 """
 
 from course_utils.widgets.batch_norm import BatchNormBoard, NormState
+from course_utils.widgets.class_board import ClassBoard, ClassState
 from course_utils.widgets.features import FeatureState, FeatureViewer
 from course_utils.widgets.latent_plane import LatentPlane, PlaneState
 from course_utils.widgets.latent_walk import LatentWalk, WalkState
@@ -24,6 +26,8 @@ from course_utils.widgets.layer_board import LayerBoard, LayersState
 
 __all__ = [
     "BatchNormBoard",
+    "ClassBoard",
+    "ClassState",
     "FeatureState",
     "FeatureViewer",
     "LatentPlane",
