@@ -49,7 +49,7 @@ def normal_kl(mu_q: Tensor, log_var_q: Tensor, mu_p: Tensor, log_var_p: Tensor) 
 #     n_params            how many numbers a pixel needs
 #     log_prob(x, px)     (B, C, H, W), (B, n_params, C, H, W) -> (B,) nats
 #     mean(px)            -> (B, C, H, W): the mean, or the location, clamped to [0, 1]: the picture to show
-#     from_mean(mean)     (C, H, W) -> (C, H, W): the first of those numbers, if mean is to be the mean
+#     from_mean(mean)     (C, H, W) -> (C, H, W): the first of those numbers, if that is to be the mean
 #     sample(px)          -> (B, C, H, W) in [0, 1]
 #
 # Bernoulli speaks of binary pixels, Gaussian of real numbers. The others speak of 8-bit pixels, x = level /

@@ -15,7 +15,14 @@ from torch.optim.swa_utils import update_bn
 
 from course_utils.data import Batches, Images, as_grey
 from course_utils.distributions import LEVELS, Bernoulli, normal_kl, normal_sample, per_image
-from course_utils.objectives import Elbo, elbo, importance_weighted_bound, log_weights, terms, with_label
+from course_utils.objectives import (
+    Elbo,
+    image_bound,
+    importance_weighted_bound,
+    log_weights,
+    terms,
+    with_label,
+)
 
 CHUNK = 500  # images at a time
 DRAWS_AT_A_TIME = 20  # of the importance-weighted bound, for each of 100 images
@@ -63,7 +70,7 @@ def bound(
     *,
     chunk: int = CHUNK,
     seed: int = 0,
-    objective: Callable[[nn.Module, Tensor], Elbo] = elbo,
+    objective: Callable[[nn.Module, Tensor], Elbo] = image_bound,
 ) -> Elbo:
     """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L).
 

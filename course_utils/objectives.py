@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from course_utils.distributions import normal_kl, normal_log_prob, normal_sample, per_image
 from course_utils.models.common import Output
+from course_utils.models.label_vae import LabelVAE, StackedVAE
+from course_utils.models.semi_supervised_vae import HeadVAE, MixtureVAE
 
 
 class Elbo(NamedTuple):
@@ -82,7 +84,7 @@ def importance_weighted_bound(log_w: Tensor) -> Tensor:
 # Few labels: nll + KL + indicator x softmax error -------------------------------------------------
 #
 # Of a batch x (B, C, H, W) the labels of the first images are known, `labels` (n,); n may be 0. Each of the
-# functions from `beside_code` to `mixture_prior` gives the terms of one model's bound and its classifier:
+# functions from `beside_code` to `stacked` gives the terms of one model's cost and its classifier:
 #
 #     (model, x, labels) -> Elbo with kl (B, 1) or (B, 2), the code and the label; log q(y|x) (B, 10)
 
@@ -91,14 +93,14 @@ KNOWN_WEIGHT = 0.1  # of a labelled image in the mean: it is in every batch, any
 
 
 class LabelledElbo(NamedTuple):
-    """The terms of the bound, and what the classifier thinks of the labels that are known."""
+    """nll and KL of each image, and what the classifier thinks of the labels that are known."""
 
     log_px: Tensor  # (B,)
     kl: Tensor  # (B, L)
     softmax_error: Tensor  # (n,) alpha * -log q(y|x) of the labelled images, which are the first
 
     def value(self) -> Tensor:
-        """The bound itself, without the softmax error: (B,) nats."""
+        """What is maximised beside the softmax error, a bound for most models: (B,) nats."""
         return Elbo(self.log_px, self.kl).value()
 
     def loss(self, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Tensor:
@@ -112,14 +114,14 @@ class LabelledElbo(NamedTuple):
 
 
 def few_labels(model: nn.Module, x: Tensor, terms: Terms, labels: Tensor, alpha: float) -> LabelledElbo:
-    """nll + KL + indicator * alpha * softmax error, under the bound that `terms` has for the model."""
+    """nll + KL + indicator * alpha * softmax error; nll and KL are what `terms` has for the model."""
     bound, log_q = terms(model, x, labels)
     error = F.nll_loss(log_q[: len(labels)], labels, reduction="none")
     return LabelledElbo(*bound, alpha * error)
 
 
 def without_labels(terms: Terms) -> Callable[[nn.Module, Tensor], Elbo]:
-    """The bound of images of which no label is known, as an objective (model, x) -> Elbo."""
+    """The terms of images of which no label is known, as an objective (model, x) -> Elbo."""
 
     def objective(model: nn.Module, x: Tensor) -> Elbo:
         return terms(model, x, torch.empty(0, dtype=torch.long, device=x.device))[0]
@@ -179,7 +181,7 @@ def with_price(bound: Elbo, log_q: Tensor, n_known: int) -> Elbo:
 def sampled_label(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
     """A bound: the decoder gets a one-hot draw of q(y|x), the gradient goes straight through to the softmax.
 
-    That gradient is biased (Bengio et al. 2013), the bound is not.
+    The gradient is biased (Bengio et al. 2013), the estimate of the bound is not.
     """
     h, log_q = model.read(x)
     draw = F.one_hot(torch.distributions.Categorical(logits=log_q).sample(), log_q.shape[1])
@@ -224,8 +226,9 @@ def softmax_on_code(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, 
 def mixture_prior(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
     """A mixture of ten normals as prior of the code, of a `MixtureVAE`.
 
-    The best q(y|x) for a code follows from its prices, so the two KLs together are -log mean_y exp(-price_y):
-    at most log 10 above the cheapest class. A label that is known costs its own price, and log 10.
+    The best q(y|x) that does not look at the drawn z follows from the prices, so the two KLs together are
+    -log mean_y exp(-price_y): at most log 10 above the cheapest class. A label that is known costs its own
+    price, and log 10.
     """
     mu, log_var = model.encode(x)
     prices = model.prices(mu, log_var)  # (B, 10)
@@ -242,3 +245,23 @@ def stacked(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
     prior, log_q = exact_sum(model.m2, z[:, :, None, None], labels)
     code_kl = per_image(normal_log_prob(z, mu, log_var)) - prior.value()
     return Elbo(model.likelihood.log_prob(x, model.m1.decode(z)), code_kl.unsqueeze(1)), log_q
+
+
+def image_bound(model: nn.Module, x: Tensor) -> Elbo:
+    """A bound on log p(x), whatever the model, of images without labels: x (B, C, H, W) -> Elbo.
+
+    A decoder with the label beside the code is a model of images if it is given a label at random, so its
+    bound is that of `exact_sum`, also where the training had another cost.
+    """
+    match model:
+        case LabelVAE():
+            terms = exact_sum
+        case StackedVAE():
+            terms = stacked
+        case HeadVAE():
+            terms = softmax_on_code
+        case MixtureVAE():
+            terms = mixture_prior
+        case _:
+            return elbo(model, x)
+    return without_labels(terms)(model, x)

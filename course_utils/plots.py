@@ -293,3 +293,74 @@ def plot_matrix(values: Tensor, rows: Sequence[str], columns: Sequence[str], tit
             colour = "white" if value > 0.55 else INK
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, weight="bold")
     return figure
+
+
+# Few labels --------------------------------------------------------------------------------------
+
+Spread = tuple[float, float]  # a mean, and the spread around it
+
+
+@STYLED
+def plot_ladder(
+    names: Sequence[str],
+    panels: dict[str, dict[str, Sequence[Spread | None]]],
+    title: str,
+    *,
+    own: dict[str, dict[int, float]] | None = None,
+) -> Figure:
+    """Side by side one panel for each quantity, each with a bar or two for each name, and their spreads.
+
+    A panel that is named by its axis holds series of (mean, spread), one for each name, None where there is
+    none. Bars start at 0 if the values are far apart; where they are not, points stand in for them. `own`
+    marks what the reader's own run measured, beside the last series: {panel: {position: value}}.
+    """
+    figure, axes_of = new_figure(title, 1.6 + 0.62 * len(names), n_columns=len(panels))
+    axes_of[0].set_yticks(range(len(names)), names, color=INK)
+    for axes, (panel, series) in zip(axes_of, panels.items(), strict=True):
+        means = [found[0] for values in series.values() for found in values if found]
+        draw_rungs(axes, series, bars=max(means) > 2 * min(means))
+        place = 0.4 - 0.4 / len(series)  # that of the last series
+        for i, value in (own or {}).get(panel, {}).items():
+            axes.plot(
+                value, i + place, marker="D", color="white", markeredgecolor=INK, markersize=8, zorder=4
+            )
+        axes.set(xlabel=panel, ylim=(len(names) - 0.4, -0.6))
+        axes.grid(False, axis="y")
+        if axes is not axes_of[0]:
+            axes.set_yticks(range(len(names)), [])
+    return figure
+
+
+def draw_rungs(axes: Axes, series: dict[str, Sequence[Spread | None]], bars: bool) -> None:
+    """Each series in a colour of its own, named in the first free corner; a line is the spread."""
+    height = 0.8 / len(series)
+    for n, (name, values) in enumerate(series.items()):
+        colour = [BLUE, ORANGE][n]
+        offset = height * (n - (len(series) - 1) / 2)
+        for i, found in enumerate(values):
+            label = name if found and all(other is None for other in values[:i]) else None
+            if found and bars:
+                axes.barh(i + offset, found[0], height * 0.9, color=colour, label=label)
+            elif found:
+                axes.plot(found[0], i + offset, "o", color=colour, markersize=8, label=label)
+            if found:
+                ends = [found[0] - found[1], found[0] + found[1]]
+                axes.plot(ends, [i + offset] * 2, color=INK if bars else colour, linewidth=2)
+    axes.legend(frameon=False, loc="best", fontsize=12)
+
+
+@STYLED
+def plot_calibration(groups: dict[str, Sequence[tuple[float, float]]], title: str) -> Figure:
+    """The share that is right against the confidence: of each model a line of (confidence, share right)."""
+    figure, (axes,) = new_figure(title, 5.0)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.6)
+    axes.annotate(
+        "as sure as right", (0.32, 0.32), (0, 8), textcoords="offset points", rotation=0, color=GREY
+    )
+    for (name, points), colour, marker in zip(groups.items(), SERIES, "os^Dv", strict=False):
+        confidence, right = zip(*points, strict=True)
+        axes.plot(confidence, right, color=colour, marker=marker, markersize=6, label=name)
+    axes.set(xlabel="confidence: the largest q(y|x)", ylabel="share named correctly", xlim=(0.2, 1.01))
+    axes.set_ylim(0.2, 1.01)
+    axes.legend(frameon=False, loc="lower right")
+    return figure

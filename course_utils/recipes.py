@@ -508,7 +508,7 @@ def few_labels(
     `terms` is the rung's function in `objectives`. `passes` is how many times the work of one pass a step
     costs; a batch has that many times fewer unlabelled images, so that a step costs the same.
     """
-    n_steps = pick(budget, smoke=20, quick=2_500, study=4_000, full=60_000)
+    n_steps = pick(budget, smoke=20, miniature=200, quick=2_500, study=4_000, full=60_000)
     torch.manual_seed(seed)
     model = build()
     model.start_at_mean(train.pixels.float().mean(dim=0) / 255)
@@ -597,11 +597,8 @@ RECIPES = {
     "patient_b": (build_patient, patient_b),
     "patient_c": (build_patient_c, patient_c),
     "patient_d": (build_patient, patient_d),
-    "labels_only": (Classifier, labels_only),
     "softmax_after_code": (LabelVAE, softmax_after_code),
-    "m2": (build_m2, m2),
     "m2_aux": (build_m2, m2_aux),
-    "m1_m2": (build_m1_m2, m1_m2),
     "mixture_prior": (build_mixture_prior, mixture_prior),
 }
 

@@ -210,3 +210,24 @@ def test_the_layer_board_of_lesson_04(page, lab):
     assert now_held == held, "to the last bit"
     assert now_sampled != sampled and now_below != below, "below a change the means are computed anew"
     assert of_boards(page.problems) == []
+
+
+def test_the_class_board_of_lesson_05(page, lab):
+    open_boards(page, lab, "05_semi_supervised_vae.ipynb", weights="mixture_prior")
+    board = find(page, "class-board")
+    page.wait_for_selector(".class-board[data-shows]")
+    image, read_as, written = board.locator(".vae-state").input_value().split(" · ")
+    before = drawn(board).astype(int)
+    board.get_by_role("slider", name="style 1").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    moved = "+1.00 along style 1"
+    wait_for_state(page, f"{image} · {read_as} · {written} · {moved}")
+    assert focused(page) == "style 1", "Lab leaves the arrows alone"
+    assert np.abs(drawn(board) - before).sum() > 300
+    classes = board.get_by_role("radiogroup", name="Write it as")
+    classes.get_by_role("radio", checked=True).focus()
+    page.keyboard.press("ArrowRight")
+    other = f"written as {(int(written[-1]) + 1) % 10}"
+    wait_for_state(page, f"{image} · {read_as} · {other} · {moved}")
+    assert of_boards(page.problems) == []

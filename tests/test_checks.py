@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
 from course_utils import checks
@@ -87,6 +87,43 @@ def price_list(q, p, *, reduce=torch.sum, dim=1):
 
 def ramps(progress, n_layers, low=0.0, high=1.0):
     return (n_layers * progress - torch.arange(n_layers)).clamp(low, high)
+
+
+def softmax_error(log_q, labels, known=0, reduction="mean"):
+    """Of the images whose label is `known` or higher; 0 if there is none."""
+    error = F.nll_loss(log_q[labels >= known], labels[labels >= known], reduction="none")
+    return {"mean": error.sum() / max(len(error), 1), "sum": error.sum()}[reduction]
+
+
+def plan(log_px, kl, log_q, labels, alpha, **changes):
+    return (kl - log_px).mean() + alpha * softmax_error(log_q, labels, **changes)
+
+
+def entropy(log_q):
+    return Categorical(logits=log_q).entropy()
+
+
+def uniform_price(log_q):
+    return kl_divergence(Categorical(logits=log_q), Categorical(logits=torch.zeros(10)))
+
+
+def m2(log_px, kl, log_q, weight=None, label_price=None):
+    q = log_q.exp() if weight is None else weight
+    price = uniform_price(log_q) if label_price is None else label_price
+    return torch.einsum("by,by->b", q, log_px - kl) - price
+
+
+def class_prices(mu, log_var, mu_y, log_var_y, *, each=False):
+    q, p = Normal(mu[:, None], (log_var / 2).exp()[:, None]), Normal(mu_y, (log_var_y / 2).exp())
+    return kl_divergence(q, p) if each else kl_divergence(q, p).sum(2)
+
+
+def distances(mu, mu_y):
+    return (mu[:, None] - mu_y) ** 2
+
+
+def given(log_q, labels):
+    return log_q[torch.arange(len(labels)), labels]
 
 
 EXERCISES = {
@@ -332,6 +369,155 @@ EXERCISES = {
         "jumps": lambda step, n, k: ramps((step + 1) / n, k).floor(),
         "shape": lambda step, n, k: min(1.0, (step + 1) / n),
     },
+    # Lesson 05
+    checks.check_cost: {
+        "Right": plan,
+        "one number for each image": lambda p, k, q, y, a: k - p + a * softmax_error(q, y),
+        "The KL has the wrong sign": lambda p, k, q, y, a: plan(p, -k, q, y, a),
+        "nll + KL has the wrong sign": lambda p, k, q, y, a: plan(-p, -k, q, y, a),
+        "log_px has the wrong sign": lambda p, k, q, y, a: plan(-p, k, q, y, a),
+        "The KL is missing": lambda p, k, q, y, a: plan(p, 0 * k, q, y, a),
+        "The nll is missing": lambda p, k, q, y, a: plan(0 * p, k, q, y, a),
+        "labelled images only": lambda p, k, q, y, a: (k - p)[y >= 0].mean() + a * softmax_error(q, y),
+        "unlabelled images only": lambda p, k, q, y, a: (k - p)[y < 0].mean() + a * softmax_error(q, y),
+        "sum nll + KL": lambda p, k, q, y, a: (k - p).sum() + a * softmax_error(q, y),
+        "size of the batch. It": lambda p, k, q, y, a: (
+            plan(p, k, q, y, 0) + a * F.nll_loss(q, y, ignore_index=-1, reduction="sum") / len(y)
+        ),
+        "index -1 picks": lambda p, k, q, y, a: (k - p - a * q[range(len(y)), y]).mean(),
+        "leave class 0 out": lambda p, k, q, y, a: plan(p, k, q, y, a, known=1),
+        "softmax error has the wrong sign": lambda p, k, q, y, a: plan(p, k, q, y, -a),
+        "take the probability": lambda p, k, q, y, a: plan(p, k, q.exp(), y, a),
+        "take 1 - q": lambda p, k, q, y, a: plan(p, k, q.exp(), y, a) + a,
+        "softmax of probabilities": lambda p, k, q, y, a: (
+            plan(p, k, q, y, 0) + a * F.cross_entropy(q.exp(), y, ignore_index=-1)
+        ),
+        "alpha is forgotten": lambda p, k, q, y, a: plan(p, k, q, y, 1),
+        "alpha multiplies everything": lambda p, k, q, y, a: a * plan(p, k, q, y, 1),
+        "alpha multiplies nll": lambda p, k, q, y, a: plan(a * p, a * k, q, y, 1),
+        "over the labelled images. Take": lambda p, k, q, y, a: plan(p, k, q, y, a, reduction="sum"),
+        "twice": lambda p, k, q, y, a: (k - p).sum() + a * softmax_error(q, y, reduction="sum"),
+        "over the classes too": lambda p, k, q, y, a: (
+            plan(p, k, q, y, 0) - a * (F.one_hot(y.clamp(min=0), 10) * q)[y >= 0].mean()
+        ),
+        "entropy": lambda p, k, q, y, a: plan(p, k, q, y, 0) + a * entropy(q[y >= 0]).mean(),
+        "cost of lesson 01": lambda p, k, q, y, a: plan(p, k, q, y, 0),
+        "the mean of nothing": lambda p, k, q, y, a: (
+            plan(p, k, q, y, 0) + a * F.nll_loss(q, y, ignore_index=-1)
+        ),
+        "you return 0": lambda p, k, q, y, a: plan(p, k, q, y, a) if (y >= 0).any() else torch.tensor(0.0),
+        "picks class 9": lambda p, k, q, y, a: (
+            plan(p, k, q, y, a) if (y >= 0).any() else (k - p - a * q[range(len(y)), y]).mean()
+        ),
+        "stops with IndexError": lambda p, k, q, y, a: plan(p, k, q, y, 0) + a * F.nll_loss(q, y),
+    },
+    checks.check_label_kl: {
+        "Right": uniform_price,
+        "That is the entropy": entropy,
+        "log 10 is missing": lambda log_q: -entropy(log_q),
+        "never negative": lambda log_q: -uniform_price(log_q),
+        "KL(uniform || q)": lambda log_q: F.kl_div(log_q, torch.full_like(log_q, 0.1), reduction="none").sum(
+            1
+        ),
+        "You average over the classes. The": lambda log_q: uniform_price(log_q) / 10,
+        "average q log q": lambda log_q: math.log(10) - entropy(log_q) / 10,
+        "bits. Here": lambda log_q: uniform_price(log_q) / math.log(2),
+        "math.log10(10) is 1": lambda log_q: math.log10(10) - entropy(log_q),
+        "math.log2(10) is in bits": lambda log_q: math.log2(10) - entropy(log_q),
+        "set brackets": lambda log_q: (log_q.exp() * log_q + math.log(10)).sum(1),
+        "cross-entropy": lambda log_q: -(log_q.exp() * math.log(0.1)).sum(1),
+        "weigh by log q": lambda log_q: (log_q * (log_q - math.log(0.1))).sum(1),
+        "one number for each class": lambda log_q: log_q.exp() * (log_q - math.log(0.1)),
+        "The classes are the last axis": lambda log_q: (log_q.exp() * (log_q - math.log(0.1))).sum(0),
+        "sum over the batch as well": lambda log_q: uniform_price(log_q).sum(),
+        "average over the batch": lambda log_q: uniform_price(log_q).mean(),
+    },
+    checks.check_exact_sum: {
+        "Right": m2,
+        "All classes count alike": lambda p, k, q: m2(p, k, q, weight=torch.full_like(q, 0.1)),
+        "most likely class only": lambda p, k, q: m2(p, k, q, weight=F.one_hot(q.argmax(1), 10).float()),
+        "added without weights. Weigh each": lambda p, k, q: m2(p, k, q, weight=torch.ones_like(q)),
+        "weigh by log q": lambda p, k, q: m2(p, k, q, weight=q),
+        "The KL has the wrong sign": lambda p, k, q: m2(p, -k, q),
+        "The KL of the code is missing": lambda p, k, q: m2(p, 0 * k, q),
+        "The KLs are added": lambda p, k, q: m2(p, 0 * k, q) - k.sum(1),
+        "The KLs are averaged": lambda p, k, q: m2(p, 0 * k, q) - k.mean(1),
+        "best q(y|x)": lambda p, k, q: (0.1 * (p - k).exp()).sum(1).log(),
+        "log of a mean": lambda p, k, q: (q.exp() * (p - k).exp()).sum(1).log() - uniform_price(q),
+        "The entropy is missing": lambda p, k, q: m2(p, k, q, label_price=math.log(10)),
+        "entropy has the wrong sign": lambda p, k, q: m2(p, k, q, label_price=entropy(q) + math.log(10)),
+        "log 10 is missing": lambda p, k, q: m2(p, k, q, label_price=-entropy(q)),
+        "log 10 has the wrong sign": lambda p, k, q: m2(p, k, q, label_price=-entropy(q) - math.log(10)),
+        "price of the label is missing": lambda p, k, q: m2(p, k, q, label_price=0),
+        "Yours lacks the q": lambda p, k, q: (q.exp() * (p - k) - q).sum(1) - math.log(10),
+        "averaged over the classes": lambda p, k, q: (
+            m2(p, k, q, label_price=math.log(10)) - (q.exp() * q).mean(1)
+        ),
+        "subtract log 10 once for each": lambda p, k, q: (q.exp() * (p - k - q) - math.log(10)).sum(1),
+        "math.log10(10) is 1": lambda p, k, q: m2(p, k, q, label_price=1 - entropy(q)),
+        "turn the sign": lambda p, k, q: -m2(p, k, q),
+        "average over the batch": lambda p, k, q: m2(p, k, q).mean(),
+        "sum over the batch": lambda p, k, q: m2(p, k, q).sum(),
+        "one term for each class": lambda p, k, q: q.exp() * (p - k - q - math.log(10)),
+    },
+    checks.check_prices: {
+        "Right": class_prices,
+        "swapped": lambda m, v, n, w: class_prices(n, w, m, v).T,
+        "log of the standard deviation": lambda m, v, n, w: class_prices(m, 2 * v, n, 2 * w),
+        "factor 1/2": lambda m, v, n, w: 2 * class_prices(m, v, n, w),
+        "never negative": lambda m, v, n, w: -class_prices(m, v, n, w),
+        "The -1 is missing": lambda m, v, n, w: class_prices(m, v, n, w) + m.shape[1] / 2,
+        "not divided by anything": lambda m, v, n, w: (
+            class_prices(0 * m, v, 0 * n, w) + distances(m, n).sum(2) / 2
+        ),
+        "variance of q. Divide": lambda m, v, n, w: (
+            class_prices(0 * m, v, 0 * n, w) + (distances(m, n) / v.exp()[:, None]).sum(2) / 2
+        ),
+        "not squared": lambda m, v, n, w: (
+            class_prices(0 * m, v, 0 * n, w) + ((m[:, None] - n) / w.exp()).sum(2) / 2
+        ),
+        "wrong way round": lambda m, v, n, w: class_prices(m, v, n, w) + v.sum(1)[:, None] - w.sum(1),
+        "difference of the log-variances is missing": lambda m, v, n, w: (
+            class_prices(m, v, n, w) + (v.sum(1)[:, None] - w.sum(1)) / 2
+        ),
+        "ratio of the variances is missing": lambda m, v, n, w: (
+            class_prices(m, v, n, w) - (v[:, None] - w).exp().sum(2) / 2
+        ),
+        "log-density": lambda m, v, n, w: -Normal(n, (w / 2).exp()).log_prob(m[:, None]).sum(2),
+        "N(0, I). Each": lambda m, v, n, w: class_prices(m, v, 0 * n, 0 * w)[:, 0],
+        "N(0, I) for every class": lambda m, v, n, w: class_prices(m, v, 0 * n, 0 * w),
+        "average over the latents": lambda m, v, n, w: class_prices(m, v, n, w, each=True).mean(2),
+        "classes are the rows": lambda m, v, n, w: class_prices(m, v, n, w).T,
+        "That is the squared distance": lambda m, v, n, w: distances(m, n).sum(2),
+        "half the squared distance": lambda m, v, n, w: distances(m, n).sum(2) / 2,
+        "price of each latent": lambda m, v, n, w: class_prices(m, v, n, w, each=True),
+        "average over the batch": lambda m, v, n, w: class_prices(m, v, n, w).mean(0),
+        "add up the classes": lambda m, v, n, w: class_prices(m, v, n, w).sum(1),
+        "cheapest class. Keep": lambda m, v, n, w: class_prices(m, v, n, w).amin(1),
+        "That is log q(y|x)": lambda m, v, n, w: F.softmin(class_prices(m, v, n, w), 1).log(),
+        "That is q(y|x)": lambda m, v, n, w: F.softmin(class_prices(m, v, n, w), 1),
+        "stops with RuntimeError: The size": lambda m, v, n, w: (m - n) ** 2,
+    },
+    checks.check_suspects: {
+        "Right": lambda q, y, n: given(q, y).topk(n, largest=False).indices,
+        "believes most": lambda q, y, n: given(q, y).topk(n).indices,
+        "least sure of": lambda q, y, n: q.amax(1).topk(n, largest=False).indices,
+        "highest entropy": lambda q, y, n: entropy(q).topk(n).indices,
+        "no order": lambda q, y, n: torch.where(q.argmax(1) != y)[0][:n],
+        "all images where": lambda q, y, n: torch.where(q.argmax(1) != y)[0],
+        "how far its own class": lambda q, y, n: (q.amax(1) - given(q, y)).topk(n).indices,
+        "how sure it is of its own": lambda q, y, n: (q.amax(1) * 1.0 - 99.0 * (q.argmax(1) == y)).topk(n)[1],
+        "labels are not used": lambda q, y, n: q.amin(1).topk(n, largest=False).indices,
+        "values of log q": lambda q, y, n: given(q, y).sort().values[:n],
+        "Those are probabilities": lambda q, y, n: given(q, y).exp().sort().values[:n],
+        "labels of the suspects": lambda q, y, n: y[given(q, y).argsort()[:n]],
+        "classes that it prefers": lambda q, y, n: q.argmax(1)[given(q, y).argsort()[:n]],
+        "mask": lambda q, y, n: given(q, y) < given(q, y).sort().values[n],
+        "most suspicious comes last": lambda q, y, n: given(q, y).argsort(descending=True)[-n:],
+        "order of the file": lambda q, y, n: torch.where(given(q, y) < given(q, y).sort().values[n])[0],
+        "n is not used": lambda q, y, n: given(q, y).argsort(),
+        "Drop it": lambda q, y, n: q.gather(1, y[:, None]).argsort()[:n],
+    },
 }
 CASES = [(check, words, answer) for check, answers in EXERCISES.items() for words, answer in answers.items()]
 
@@ -366,6 +552,19 @@ def test_an_unknown_mistake_is_told_the_true_value_or_the_shape(check):
         check(lambda *inputs: torch.tensor(123.0)).message
     )
     assert "shape" in check(lambda *inputs: torch.zeros(7, 7)).message
+
+
+def test_there_is_more_than_one_way_to_be_right():
+    def by_a_loop(log_px, kl, log_q, labels, alpha):
+        errors = [-float(log_q[i, label]) for i, label in enumerate(labels) if label != -1]
+        return (kl - log_px).mean() + alpha * sum(errors) / max(len(errors), 1)
+
+    def normalised_again(log_px, kl, log_q, labels, alpha):
+        error = F.cross_entropy(log_q, labels, ignore_index=-1, reduction="sum")
+        return kl.mean() - log_px.mean() + alpha * error / (labels >= 0).sum().clamp(min=1)
+
+    assert checks.check_cost(by_a_loop) and checks.check_cost(normalised_again)
+    assert checks.check_suspects(lambda log_q, labels, n: [5, 2, 7]), "a list is as good as a tensor"
 
 
 def test_an_answer_of_two_parts_is_told_which_one_is_wrong():

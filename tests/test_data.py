@@ -20,6 +20,7 @@ from course_utils.data import (
     Batches,
     DataError,
     Images,
+    LabelledFirst,
     digits,
     fixed_binary,
     load_digits,
@@ -583,3 +584,33 @@ def test_binarise_draws_anew_with_the_grey_mean():
 def test_project_root_is_this_checkout():
     assert (data.project_root() / "pyproject.toml").is_file()
     assert os.path.samefile(data.project_root() / "course_utils" / "data.py", data.__file__)
+
+
+# Few labels --------------------------------------------------------------------------------------
+
+
+def test_labelled_images_stand_first_in_each_batch_in_their_order():
+    labelled = Batches(torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1), 6, shuffle=False)
+    others = Batches(torch.arange(100, 150, dtype=torch.uint8).view(50, 1, 1, 1), 20, seed=3)
+    batches = LabelledFirst(labelled, others)
+    assert len(batches) == len(others)
+    for step in (0, 1, 2, 7):
+        levels = (255 * batches[step]).flatten().round().int()
+        assert levels[:6].tolist() == [0, 1, 2, 3, 4, 5]
+        assert torch.equal(batches[step][6:], others[step])
+    with pytest.raises(TypeError):
+        iter(batches)
+
+
+def test_jittered_batches_move_each_image_anew_before_it_is_binarised():
+    pixels = torch.zeros(4, 1, 20, 20, dtype=torch.uint8)
+    pixels[:, :, 6:14, 9:12] = 255
+    still = Batches(pixels, 4, shuffle=False)
+    jittered = Batches(pixels, 4, shuffle=False, jittered=True)
+    torch.manual_seed(0)
+    first, again = jittered[0], jittered[0]
+    assert not torch.equal(first, again) and not torch.equal(first, still[0])
+    assert first.min() >= 0 and first.max() <= 1
+    assert 0.6 < first.sum() / still[0].sum() < 1.4  # about as much ink
+    binary = Batches(pixels, 4, shuffle=False, jittered=True, binarise=True)[0]
+    assert set(binary.unique().tolist()) == {0.0, 1.0}

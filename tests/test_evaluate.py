@@ -10,20 +10,27 @@ from torch import nn
 from course_utils.data import Batches, Images, as_grey
 from course_utils.distributions import Bernoulli, DiscretisedLogistic
 from course_utils.evaluate import (
+    accuracy,
     active_units,
     batch_statistics,
     bits_per_dim,
     bound,
     evaluating,
     histogram_log_prob,
+    label_log_probs,
     log_likelihood,
     mean_and_error,
     posterior_means,
+    priced_softmax,
+    softmax_numbers,
     with_population_statistics,
     with_prior_statistics,
 )
 from course_utils.models.conv_vae import ConvVAE
+from course_utils.models.label_vae import LabelVAE
+from course_utils.models.semi_supervised_vae import Classifier
 from course_utils.models.vae import VAE
+from course_utils.objectives import beside_code, without_labels
 
 
 def images(n: int = 30, side: int = 4, seed: int = 0) -> Images:
@@ -251,3 +258,59 @@ def test_prior_statistics_are_those_of_draws_from_the_prior_and_change_the_decod
         mean, variance = averages([better.decoder[0](part) for part in z.split(500)])
     torch.testing.assert_close(better.decoder[1].running_mean, mean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(better.decoder[1].running_var, variance, atol=1e-5, rtol=1e-4)
+
+
+# Few labels --------------------------------------------------------------------------------------
+
+
+def test_accuracy_counts_the_labels_that_are_the_likeliest_class():
+    torch.manual_seed(0)
+    model, some = Classifier(sizes=(16, 8)), images(40)
+    log_q = label_log_probs(model, some)
+    assert log_q.shape == (40, 10) and model.training
+    torch.testing.assert_close(log_q.exp().sum(dim=1), torch.ones(40))
+    guess = log_q.argmax(dim=1)
+    labels = torch.where(torch.arange(40) < 30, guess, (guess + 1) % 10)
+    assert accuracy(model, some._replace(labels=labels)).value == pytest.approx(0.75)
+
+
+def a_label_vae() -> LabelVAE:
+    torch.manual_seed(0)
+    model = LabelVAE((1, 4, 4), hidden=(12, 12), latent_dim=2)
+    with torch.no_grad():
+        model.label_head.weight *= 8  # a softmax that says something
+        model.decoder[0].weight[:, 2:] *= 8  # and a decoder that listens
+        for _ in range(20):
+            model(torch.rand(50, 1, 4, 4))
+    return model.eval()
+
+
+def test_the_numbers_of_a_softmax_are_nine_and_uncorrelated():
+    model, some = a_label_vae(), images(500)
+    over = softmax_numbers(model, some)
+    torch.testing.assert_close(over.axes.T @ over.axes, torch.eye(9), atol=1e-5, rtol=0)
+    assert over.axes.sum(dim=0).abs().max() < 1e-3  # moving all ten log-probabilities alike says nothing
+    log_q = label_log_probs(model, some)
+    seen = (log_q - log_q.mean(dim=1, keepdim=True) - over.mean) @ over.axes
+    torch.testing.assert_close(torch.cov(seen.T), torch.diag(over.variances), atol=1e-3, rtol=1e-3)
+    back = (over.mean + seen @ over.axes.T).softmax(dim=1)
+    torch.testing.assert_close(back, log_q.exp(), atol=1e-5, rtol=0)  # nothing is lost on the way
+
+
+def test_a_softmax_pays_the_price_of_a_code_and_says_less_the_more_noise_it_has():
+    model, some = a_label_vae(), images(2_000)
+    over = softmax_numbers(model, some)
+
+    def paid(deviation):
+        return bound(model, some, objective=lambda model, x: priced_softmax(model, x, over, deviation))
+
+    claimed = bound(model, some, objective=without_labels(beside_code))
+    sharp, blurred = paid(1e-3), paid(30.0)
+    assert sharp.log_px.mean() == pytest.approx(claimed.log_px.mean().item(), abs=0.1)
+    assert blurred.log_px.mean() < claimed.log_px.mean() - 0.1
+    torch.testing.assert_close(sharp.kl[:, 0], claimed.kl[:, 0])
+    # Over the images that set the prior, the mean KL of a Gaussian channel is 1/2 log(1 + variance / noise).
+    for deviation, found in ((1e-3, sharp), (30.0, blurred)):
+        channel = 0.5 * torch.log1p(over.variances / deviation**2).sum().item()
+        assert found.kl[:, 1].mean().item() == pytest.approx(channel, rel=2e-3, abs=1e-3)
+    assert sharp.value().mean() < claimed.value().mean()

@@ -104,11 +104,11 @@ def test_an_image_of_the_wrong_shape_is_refused_with_the_shape_that_is_wanted(mo
         model(torch.zeros(shape))
 
 
-def test_the_shipped_weights_fit_a_vae_as_lesson_01_builds_it():
-    with safe_open(recipes.checkpoint_path("mlp", "real"), framework="pt") as file:
-        assert list(file.keys()) == sorted(VAE().state_dict())
+def test_the_shipped_weights_fit_a_vae_as_lesson_02_builds_it():
+    with safe_open(recipes.checkpoint_path("mlp_bn", "real"), framework="pt") as file:
+        assert list(file.keys()) == sorted(VAE(batch_norm=True).state_dict())
         weight = file.get_tensor("encoder.0.weight").float()
-    model, _ = recipes.load_shipped("mlp", "real")
+    model, _ = recipes.load_shipped("mlp_bn", "real")
     assert torch.equal(model.encoder[0].weight, weight)
 
 

@@ -23,6 +23,16 @@ FIGURES = {
     "bars": lambda: plots.plot_bars(
         ["a", "b"], [1.0, 9.0], "Point", x_label="x", reference=("zero", 2.0), own={0: 1.5}
     ),
+    "ladder": lambda: plots.plot_ladder(
+        ["a", "b"],
+        {
+            "x": {"one": [(1.0, 0.1), None], "two": [(9.0, 0.1), (2.0, 0.5)]},
+            "y": {"one": [(5.0, 1), (6.0, 1)]},
+        },
+        "Point",
+        own={"x": {1: 3.0}},
+    ),
+    "calibration": lambda: plots.plot_calibration({"a": [(0.5, 0.4), (0.9, 0.8)]}, "Point"),
     "columns": lambda: plots.plot_columns([3.0, 0.0], "Point", x_label="x", y_label="y", threshold=0.01),
 }
 

@@ -34,6 +34,13 @@ from course_utils.checks.lesson_04 import (
     check_merge,
     check_warm_up_from_below,
 )
+from course_utils.checks.lesson_05 import (
+    check_cost,
+    check_exact_sum,
+    check_label_kl,
+    check_prices,
+    check_suspects,
+)
 from course_utils.checks.verdict import Verdict
 
 __all__ = [
@@ -44,19 +51,24 @@ __all__ = [
     "check_bits_per_dim",
     "check_compressed_length",
     "check_conv_size",
+    "check_cost",
     "check_diagnosis",
+    "check_exact_sum",
     "check_fold",
     "check_free_bits",
     "check_importance_weighted_bound",
     "check_kl",
     "check_kl_floor",
+    "check_label_kl",
     "check_layer_kl",
     "check_loss",
     "check_merge",
     "check_multiplications",
     "check_nearest",
+    "check_prices",
     "check_receptive_field",
     "check_running_average",
     "check_sphere",
+    "check_suspects",
     "check_warm_up_from_below",
 ]

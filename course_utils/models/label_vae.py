@@ -9,6 +9,7 @@ p(y) is uniform. `classify(x)` gives log q(y|x). Their costs are in `objectives`
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.distributions import Bernoulli, normal_sample
@@ -71,7 +72,7 @@ class LabelVAE(nn.Module):
         return self.read(x)[1]
 
     def forward(self, x: Tensor) -> Output:
-        """One pass with q(y|x) itself for the label; the prior of the code is N(0, I)."""
+        """One pass with q(y|x) itself for the label, which costs nothing; the code's prior is N(0, I)."""
         h, log_q = self.read(x)
         y = log_q.exp()
         mu, log_var = self.code(h, y)
@@ -80,9 +81,12 @@ class LabelVAE(nn.Module):
         return Output(px=self.decode(z, y), z=[z], q=[(mu, log_var)], p=[prior])
 
     @torch.no_grad()
-    def generate(self, y: Tensor) -> Tensor:
-        """The mean of p(x|y, z) for labels (n, 10) and codes from the prior: (n, C, H, W) in [0, 1]."""
-        return self.likelihood.mean(self.decode(torch.randn(len(y), self.latent_dim, device=y.device), y))
+    def generate(self, n: int, label: int | None = None) -> Tensor:
+        """The mean of p(x|y, z) for n codes from the prior, of one class or any: (n, C, H, W) in [0, 1]."""
+        device = self.label_head.weight.device
+        y = torch.randint(N_CLASSES, (n,)) if label is None else torch.full((n,), label)
+        y = F.one_hot(y, N_CLASSES).to(device)
+        return self.likelihood.mean(self.decode(torch.randn(n, self.latent_dim, device=device), y))
 
 
 class StackedVAE(nn.Module):
@@ -93,7 +97,7 @@ class StackedVAE(nn.Module):
 
     def __init__(self, m1: nn.Module, m2: LabelVAE):
         super().__init__()
-        self.m1, self.m2, self.likelihood = m1, m2, m1.likelihood
+        self.m1, self.m2, self.likelihood = m1.eval(), m2, m1.likelihood
 
     def train(self, mode: bool = True) -> "StackedVAE":
         """m1 stays in evaluation mode: m2 learns from the codes that it will be given later."""

@@ -87,6 +87,7 @@ class MixtureVAE(nn.Module):
         return Output(px=self.decode(z), z=[z], q=[(mu, log_var)], p=[])
 
     @torch.no_grad()
-    def generate(self, labels: Tensor) -> Tensor:
-        """The mean of p(x|z) for codes drawn from p(z|y), labels (n,): (n, C, H, W) in [0, 1]."""
-        return self.likelihood.mean(self.decode(normal_sample(self.mu[labels], self.log_var[labels])))
+    def generate(self, n: int, label: int | None = None) -> Tensor:
+        """The mean of p(x|z) for n codes from p(z|y) of one class, or of any: (n, C, H, W) in [0, 1]."""
+        y = torch.randint(N_CLASSES, (n,)) if label is None else torch.full((n,), label)
+        return self.likelihood.mean(self.decode(normal_sample(self.mu[y], self.log_var[y])))
