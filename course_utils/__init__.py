@@ -3,6 +3,8 @@
 Read the modules in the order in which the data flows; each may import only from those above it:
 
     strokes              embedded digits, drawn by our own code, with known factors
+    scenes               embedded landscapes in colour, with known factors
+    photographs          a folder or a zip of photographs as one array of 64x64 pixels, and a report
     data                 real and embedded images as uint8 tensors, and batches of them
     distributions        log-densities, divergences, likelihoods; everything in nats
     models/              one file per model: its mathematics, then its parts, then the whole

@@ -3,16 +3,20 @@
     mnist()           the real digits, from COURSE_DATA or from torchvision's mirrors, checksums verified
     digits()          the embedded digits, drawn by `strokes`; need no network
     load_digits()     one of the two: "real", "embedded", or "auto" = real if it can be had
+    coco64()          photographs of 64x64, as `photographs` prepared them; `python -m course_utils.data coco`
     Batches           batches[step] is what the training loop sees at that step
 
 Environment: COURSE_DATA is the root of real data; it may be read-only. Default: data/ beside the package.
 """
 
+import argparse
 import gzip
 import hashlib
 import os
 import queue
+import re
 import struct
+import sys
 import threading
 import time
 import urllib.request
@@ -29,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from course_utils.photographs import PhotographError, Report, fetch, open_prepared, prepare
 from course_utils.strokes import draw_digits
 
 KINDS = ("auto", "real", "embedded")
@@ -44,6 +49,15 @@ MNIST_FILES = {
     "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+# Address and MD5, as PaddleDetection (ppdet/utils/download.py) and many others have them.
+COCO_FILES = {
+    "val2017": ("http://images.cocodataset.org/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
+    "train2017": ("http://images.cocodataset.org/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
+    "captions": (
+        "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+        "f4bbac642086de4f52a3fdda2de5fa2c",
+    ),
 }
 
 
@@ -255,6 +269,70 @@ def digits(n_train: int = N_TRAIN, n_valid: int = N_VALID, n_test: int = N_TEST)
     return split(Images(pixels, labels, tensors), n_train, n_valid)
 
 
+# Photographs -------------------------------------------------------------------------------------
+
+
+def coco64() -> Splits:
+    """Photographs of 64x64 in RGB, which stay on the disk until they are used; labels are all 0.
+
+    The folders train*/ and val*/ of the source are training and validation; where it has not both, the last
+    twentieth of the names is for validation. `test` is `valid` again: of COCO's there are too few for a third
+    part. Raises DataError with what to do.
+    """
+    prepared = open_prepared(coco64_folder())
+    # Copy on write: torch warns of memory that it must not write to.
+    pixels = torch.from_numpy(np.load(prepared.pixels.filename, mmap_mode="c"))  # (N, 3, 64, 64)
+    images = Images(pixels, torch.zeros(len(pixels), dtype=torch.long), {})
+    train, valid = (stretch(prepared.names, part) for part in (r"train\d*/", r"val\d*/"))
+    if not (prepared.names[train] and prepared.names[valid]):
+        n_train = len(pixels) - max(1, len(pixels) // 20)
+        train, valid = slice(n_train), slice(n_train, None)
+    return Splits(images.subset(train), images.subset(valid), images.subset(valid))
+
+
+def stretch(names: list[str], start: str) -> slice:
+    """Where the names are that start like this; sorted names have them in one stretch."""
+    places = [i for i, name in enumerate(names) if re.match(start, name)]
+    return slice(places[0], places[-1] + 1) if places else slice(0)
+
+
+def coco64_folder() -> Path:
+    """The folder with the prepared photographs, for `photographs.open_prepared`, which also has the captions.
+
+    Prepares COURSE_DATA/coco64 first if that is all there is. Raises DataError with what to do.
+    """
+    source, prepared = data_root() / "coco64", data_root() / "coco64_prepared"
+    if (prepared / "current").is_file():
+        return prepared
+    if not source.is_dir():
+        raise DataError(
+            f"There are no photographs in {data_root()}. Prepare some: python -m course_utils.data coco "
+            "--source val2017 (COCO's, 0.8 GB), or any folder of photographs in place of val2017."
+        )
+    cache = project_root() / "data" / "cache" / "coco64"  # COURSE_DATA may be read-only
+    try:
+        prepare(source, cache)
+    except PhotographError as error:
+        raise DataError(str(error)) from error
+    return cache
+
+
+def prepare_coco(
+    source: str, *, captions: str | None = None, workers: int | None = None, yes: bool = False
+) -> Report:
+    """Prepare a folder, a zip, an address of one or a name in COCO_FILES, as what coco64() finds.
+
+    It replaces what was prepared in COURSE_DATA before. Raises PhotographError with what to do.
+    """
+
+    def at_hand(wanted: str) -> str | Path:
+        url, md5 = COCO_FILES.get(wanted, (wanted, ""))
+        return fetch(url, data_root() / "downloads", md5=md5, yes=yes) if "://" in url else wanted
+
+    captions_file = at_hand(captions) if captions else None
+    return prepare(at_hand(source), data_root() / "coco64_prepared", captions=captions_file, workers=workers)
+
+
 # One or the other --------------------------------------------------------------------------------
 
 
@@ -417,3 +495,33 @@ class LabelledFirst:
 
     def __getitem__(self, step: int) -> Tensor:
         return torch.cat([self.labelled[step], self.others[step]])
+
+
+# The command ---------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m course_utils.data coco --source ...`; the exit status is 0 only if it is prepared."""
+    parser = argparse.ArgumentParser(prog="python -m course_utils.data")
+    coco = parser.add_subparsers(required=True).add_parser("coco", help="prepare photographs for lesson 06")
+    coco.add_argument(
+        "--source",
+        required=True,
+        help="a folder of photographs, a zip or its address, or COCO's val2017 (0.8 GB) or train2017 (19 GB)",
+    )
+    coco.add_argument("--captions", help="a file of captions, or `captions` for COCO's of 2017 (0.3 GB)")
+    coco.add_argument("--workers", type=int, help="threads; by default one a core")
+    coco.add_argument("--yes", action="store_true", help="download without asking")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(prepare_coco(chosen.source, captions=chosen.captions, workers=chosen.workers, yes=chosen.yes))
+    except PhotographError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # what it leaves, and how to go on, has been said
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

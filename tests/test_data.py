@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from course_utils import data
+from course_utils import data, photographs
 from course_utils.data import (
     Batches,
     DataError,
@@ -614,3 +615,81 @@ def test_jittered_batches_move_each_image_anew_before_it_is_binarised():
     assert 0.6 < first.sum() / still[0].sum() < 1.4  # about as much ink
     binary = Batches(pixels, 4, shuffle=False, jittered=True, binarise=True)[0]
     assert set(binary.unique().tolist()) == {0.0, 1.0}
+
+
+# Photographs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch):
+    """album(names...) makes COURSE_DATA a folder with such photographs, the i-th of red i; returns it."""
+    monkeypatch.setattr(data, "project_root", lambda: tmp_path / "checkout")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "root"))
+    (tmp_path / "root").mkdir()
+
+    def fill(*names: str, folder: str = "root/coco64"):
+        for i, name in enumerate(names):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (70, 70), (i, 0, 0)).save(path)
+        return tmp_path / folder
+
+    return fill
+
+
+def reds(images: Images) -> list[int]:
+    return images.pixels[:, 0, 5, 5].tolist()
+
+
+def test_coco64_splits_by_folder(album):
+    album("train/a.png", "train/b.png", "val/a.png", "valley.png")
+    train, valid, test = data.coco64()
+    assert (reds(train), reds(valid), reds(test)) == ([0, 1], [2], [2])
+    assert train.pixels.dtype == torch.uint8 and train.pixels.shape == (2, 3, 64, 64)
+    assert Batches(train.pixels, 2, shuffle=False)[0][:, 0, 9, 9].mul(255).round().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("folder", ["", "val2017/"])
+def test_coco64_of_one_folder_keeps_a_twentieth_for_validation(album, folder):
+    album(*(f"{folder}{i:02d}.png" for i in range(40)))
+    train, valid, _ = data.coco64()
+    assert reds(train) == list(range(38)) and reds(valid) == [38, 39]
+
+
+def test_coco64_says_what_to_do_without_photographs(album):
+    with pytest.raises(DataError, match=r"python -m course_utils\.data coco --source val2017"):
+        data.coco64()
+
+
+def test_the_command_prepares_what_coco64_finds(album, capsys):
+    source = album("train/a.png", "train/b.png", "val/c.png", folder="elsewhere")
+    (source / "captions.json").write_text('{"c": ["A red square."]}')
+    assert data.main(["coco", "--source", str(source)]) == 0
+    assert "3  kept" in capsys.readouterr().out
+    assert reds(data.coco64().valid) == [2]
+    prepared = photographs.open_prepared(data.coco64_folder())
+    assert prepared.captions == {"val/c.png": ["A red square."]}
+    assert data.main(["coco", "--source", str(source / "missing")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_the_command_downloads_by_name_and_asks(album, monkeypatch, capsys):
+    asked = []
+
+    def refuse(url, folder, *, md5, yes):
+        asked.append((url, md5, yes))
+        raise photographs.PhotographError("no")
+
+    monkeypatch.setattr(data, "fetch", refuse)
+    for words in (["train2017"], ["train2017", "--yes"], ["a", "--captions", "captions"]):
+        assert data.main(["coco", "--source", *words]) == 1
+    named = [data.COCO_FILES[name] for name in ("train2017", "train2017", "captions")]
+    assert asked == [(*named[0], False), (*named[1], True), (*named[2], False)]
+
+
+def test_an_interrupted_command_has_a_status_of_its_own(album, monkeypatch):
+    def interrupt(*args, captions, workers):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "prepare", interrupt)
+    assert data.main(["coco", "--source", "a"]) == 130

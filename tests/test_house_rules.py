@@ -28,8 +28,8 @@ PYTHON = sorted(
 
 # The order of course_utils/__init__.py: a module may import only from those above it.
 ORDER = [
-    *("strokes", "scenes", "data", "distributions", "models", "objectives", "optim", "train", "evaluate"),
-    *("recipes", "ledger", "plots", "widgets", "checks", "doctor"),
+    *("strokes", "scenes", "photographs", "data", "distributions", "models", "objectives", "optim", "train"),
+    *("evaluate", "recipes", "ledger", "plots", "widgets", "checks", "doctor"),
 ]
 
 
