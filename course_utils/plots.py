@@ -354,9 +354,7 @@ def plot_calibration(groups: dict[str, Sequence[tuple[float, float]]], title: st
     """The share that is right against the confidence: of each model a line of (confidence, share right)."""
     figure, (axes,) = new_figure(title, 5.0)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.6)
-    axes.annotate(
-        "as sure as right", (0.32, 0.32), (0, 8), textcoords="offset points", rotation=0, color=GREY
-    )
+    axes.annotate("as sure as right", (0.5, 0.5), (-8, 6), textcoords="offset points", ha="right", color=GREY)
     for (name, points), colour, marker in zip(groups.items(), SERIES, "os^Dv", strict=False):
         confidence, right = zip(*points, strict=True)
         axes.plot(confidence, right, color=colour, marker=marker, markersize=6, label=name)

@@ -460,9 +460,9 @@ ALPHA = 60.0
 N_LABELS = 100
 
 
-def build_code_vae() -> VAE:
+def build_code_vae(width: int = 400) -> VAE:
     """784-400-400-16 and back with batch norm: the networks that all of lesson 05 has in common."""
-    return VAE(hidden=(400, 400), latent_dim=16, likelihood=Bernoulli(), batch_norm=True)
+    return VAE(hidden=(width, width), latent_dim=16, likelihood=Bernoulli(), batch_norm=True)
 
 
 def build_head() -> HeadVAE:
@@ -553,11 +553,12 @@ def no_labels(
     train: Images, budget: str, seed: int = 0, state: Path | None = None, *, beside: bool = True
 ) -> tuple[nn.Module, Training]:
     """The plan of 2015 with no label at all; not `beside`, the standard VAE that it was meant to be then."""
-    n_steps = pick(budget, smoke=20, quick=300, study=4_000, full=60_000)
+    n_steps = pick(budget, smoke=20, quick=700, study=4_000, full=60_000)
+    width = pick(budget, smoke=200, quick=200, study=400, full=400)
     torch.manual_seed(seed)
-    model = LabelVAE() if beside else build_code_vae()
+    model = LabelVAE(hidden=(width, width)) if beside else build_code_vae(width)
     objective = objectives.without_labels(objectives.beside_code) if beside else objectives.elbo
-    settings = {"batch_size": 200, "lr": 3e-3, "seed": seed, "state": state, "label": "no_labels"}
+    settings = {"batch_size": 200, "lr": 1.2 / width, "seed": seed, "state": state, "label": "no_labels"}
     return model, train_digits(model, train, n_steps, remedies={"objective": objective}, **settings)
 
 
