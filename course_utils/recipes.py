@@ -489,6 +489,15 @@ def labelled(train: Images, draw: int, n_labels: int, seed: int, jittered: bool)
     return Batches(known.pixels, n_labels, device=device, **settings), known.labels.to(device)
 
 
+def labelled_first(
+    train: Images, draw: int, n_labels: int, n_others: int, seed: int, jittered: bool
+) -> tuple[LabelledFirst, Tensor]:
+    """(batches, labels): in front of each batch all images whose label is known, then others."""
+    known, labels = labelled(train, draw, n_labels, seed, jittered)
+    others = Batches(train.pixels, n_others, binarise=True, seed=seed, device=choose_device())
+    return LabelledFirst(known, others), labels
+
+
 def few_labels(
     train: Images,
     budget: str,
@@ -513,11 +522,10 @@ def few_labels(
     model = build()
     model.start_at_mean(train.pixels.float().mean(dim=0) / 255)
     model.to(choose_device())
-    known, labels = labelled(train, draw, n_labels, seed, jittered)
-    others = Batches(train.pixels, 200 // passes, binarise=True, seed=seed, device=choose_device())
+    batches, labels = labelled_first(train, draw, n_labels, 200 // passes, seed, jittered)
     objective = partial(objectives.few_labels, terms=terms, labels=labels, alpha=alpha)
     settings = {"lr": 3e-3, "warm_up_steps": n_steps // 10, "state": state, "label": terms.__name__}
-    return model, fit(model, LabelledFirst(known, others), n_steps, objective=objective, **settings)
+    return model, fit(model, batches, n_steps, objective=objective, **settings)
 
 
 build_m2 = partial(LabelVAE, code_sees_label=True)
@@ -573,11 +581,10 @@ def m1_m2(
     train_digits(model.m1, train, 2 * n_steps, batch_size=256, lr=4e-3, seed=seed, state=below, label="m1")
     model.m1.requires_grad_(False)
     model.to(choose_device())
-    known, labels = labelled(train, draw, N_LABELS, seed, jittered=True)
-    others = Batches(train.pixels, 200, binarise=True, seed=seed, device=choose_device())
+    batches, labels = labelled_first(train, draw, N_LABELS, 200, seed, jittered=True)
     objective = partial(objectives.few_labels, terms=objectives.stacked, labels=labels, alpha=ALPHA)
     settings = {"objective": objective, "lr": 3e-3, "state": state, "label": "m1_m2"}
-    return model, fit(model, LabelledFirst(known, others), n_steps, **settings)
+    return model, fit(model, batches, n_steps, **settings)
 
 
 # Shipped weights and the command line ------------------------------------------------------------

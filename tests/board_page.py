@@ -52,6 +52,17 @@ LEVELS = """(canvases, part) => canvases.map((canvas) => {
   return [height, width, [...canvas.getContext("2d").getImageData(left, top, width, height).data]];
 })"""
 
+SLIDE = """async ([selector, n, milliseconds]) => {
+  const slider = document.querySelector(selector);
+  const from = performance.now();
+  for (let i = 1; i <= n; i++) {
+    slider.value = (((37 * i) % 121) - 60) / 20;
+    slider.dispatchEvent(new InputEvent("input", { bubbles: true }));
+    const wait = from + (milliseconds * i) / n - performance.now();
+    if (wait > 0) await new Promise((go) => setTimeout(go, wait));
+  }
+}"""
+
 DRAWS = """() => {
   window.draws = 0;
   const put = CanvasRenderingContext2D.prototype.putImageData;
@@ -123,6 +134,11 @@ def must_read_alike(page: Page, state, texts: list[str], read: str) -> None:
         except ValueError as error:
             expected = str(error)
         assert page.evaluate(both, text) == expected
+
+
+def slide(page: Page, slider: str, n: int, milliseconds: int = 0) -> None:
+    """n events of a slider from -3 to 3, all over it, spread over so much time."""
+    page.evaluate(SLIDE, [slider, n, milliseconds])
 
 
 def wait_for_save(page: Page, values: dict) -> None:

@@ -13,6 +13,7 @@ from board_page import (
     key_to_pixel,
     must_read_alike,
     show,
+    slide,
     wait_for_save,
     wait_for_state,
 )
@@ -25,13 +26,6 @@ from course_utils.widgets import ClassBoard
 pytestmark = pytest.mark.browser
 
 ITS = "{ names: model.get('names'), cheapest: model.get('cheapest'), n_styles: 4 }"
-SLIDE = """(n) => {
-  const slider = document.querySelector(".cb-style [type=range]");
-  for (let i = 1; i <= n; i++) {
-    slider.value = (((37 * i) % 121) - 60) / 20;
-    slider.dispatchEvent(new InputEvent("input", { bubbles: true }));
-  }
-}"""
 CLASHES = """() => {
   const box = (node) => node.getBoundingClientRect();
   const board = document.querySelector(".class-board");
@@ -304,7 +298,7 @@ def test_the_page_and_python_follow_the_same_rule(classes):
 
 def test_300_moves_of_a_slider_leave_the_last_one_drawn(classes):
     count_draws(classes)
-    classes.evaluate(SLIDE, 300)
+    slide(classes, ".cb-style [type=range]", 300)
     state = classes.board.state.shifted(1, (37 * 300 % 121 - 60) / 20)
     wait_for_state(classes, state.text())
     assert classes.evaluate("draws") == 11, "ten pictures and the large one, once; the image is left alone"

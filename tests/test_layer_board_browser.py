@@ -6,7 +6,16 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from board_page import all_drawn, drawn, key_to_pixel, must_read_alike, show, wait_for_save, wait_for_state
+from board_page import (
+    all_drawn,
+    drawn,
+    key_to_pixel,
+    must_read_alike,
+    show,
+    slide,
+    wait_for_save,
+    wait_for_state,
+)
 from test_layer_board import BAD, conv, mlp
 
 from course_utils.data import Images
@@ -17,16 +26,7 @@ from course_utils.widgets.layer_board import noise
 pytestmark = pytest.mark.browser
 
 CODES = "() => document.querySelector('.layer-board').codes().map((z) => z.map((picture) => [...picture]))"
-SLIDE = """async ([n, milliseconds]) => {
-  const slider = document.querySelector(".lb-row [data-name=shift]");
-  const from = performance.now();
-  for (let i = 1; i <= n; i++) {
-    slider.value = (((37 * i) % 121) - 60) / 20;
-    slider.dispatchEvent(new InputEvent("input", { bubbles: true }));
-    const wait = from + (milliseconds * i) / n - performance.now();
-    if (wait > 0) await new Promise((go) => setTimeout(go, wait));
-  }
-}"""
+SHIFT = ".lb-row [data-name=shift]"
 CLASHES = """() => {
   const box = (node) => node.getBoundingClientRect();
   const board = document.querySelector(".layer-board");
@@ -292,9 +292,9 @@ def test_a_thousand_moves_leave_the_last_one_drawn_and_nothing_else(layers):
             counted["jsEventListeners"],
         )
 
-    layers.evaluate(SLIDE, [50, 500])
+    slide(layers, SHIFT, 50, 500)
     heap, nodes, listeners = memory()
-    layers.evaluate(SLIDE, [1000, 5000])
+    slide(layers, SHIFT, 1000, 5000)
     state = layers.board.state.shifted(3, (37 * 1000 % 121 - 60) / 20)
     wait_for_state(layers, state.text())
     assert np.abs(pictures_on(layers) - expected(layers.board, state)).max() <= 1.5
@@ -349,7 +349,7 @@ def test_the_kernel_is_asked_one_at_a_time_and_last_for_the_latest(page):
         own = 255 * board.draw(state).own[0].numpy()
         assert np.abs(all_drawn(page, ".lb-own")[0] - own).max() <= 0.51
     page.evaluate("asked.length = 0")
-    page.evaluate(SLIDE, [200, 400])
+    slide(page, SHIFT, 200, 400)
     last = page.evaluate("model.get('line')")
     wait_for_state(page, last)
     asked = page.evaluate("asked")

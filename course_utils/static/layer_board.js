@@ -3,7 +3,7 @@
 
 import { networks } from "./decoder.js";
 import {
-  addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, radioName, set, showSize, whenIdle,
+  addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, radioName, set, showSize, slideTo, whenIdle,
 } from "./board.js";
 
 const GAP = 2; // pixels between pictures
@@ -66,11 +66,11 @@ const rowOf = (name, size, place) => `
     </div>
     <div class="lb-turn">
       <span data-name="warmth">Temperature</span>
-      <input type="range" min="0" max="2" step="0.05" aria-label="${name}: temperature" data-name="temperature">
+      <input class="vae-slider" type="range" min="0" max="2" step="0.05" aria-label="${name}: temperature" data-name="temperature">
       <output data-name="temperatureText"></output>
       <button type="button" aria-label="${name}: resample" data-name="resample">Resample</button>
       <select aria-label="${name}: direction of the shift" data-name="along"></select>
-      <input type="range" min="-3" max="3" step="0.05" aria-label="${name}: shift" data-name="shift">
+      <input class="vae-slider" type="range" min="-3" max="3" step="0.05" aria-label="${name}: shift" data-name="shift">
       <output data-name="shiftText"></output>
       <button type="button" aria-label="${name}: no shift" data-name="zero">Zero</button>
     </div>
@@ -566,8 +566,8 @@ function dressRows({ page, its, rows }, now) {
     row.node.dataset.mode = mode;
     row.node.classList.toggle("lb-unreached", !reached);
     for (const button of row.modes.querySelectorAll("input")) button.checked = button.value === mode;
-    turn(row.temperature, temperature, temperature / 2, 0);
-    turn(row.shift, shift, 0.5 + shift / 6, 0.5);
+    slideTo(row.temperature, temperature);
+    slideTo(row.shift, shift, 0);
     row.temperatureText.textContent = temperature.toFixed(2);
     row.shiftText.textContent = signed(shift);
     set(row.shift, { "aria-valuetext": `${signed(shift)} standard deviations along ${along}` });
@@ -584,11 +584,4 @@ function dressRows({ page, its, rows }, now) {
     const mean = `KL of layer ${i + 1}: ${kl.toFixed(1)} nats, the mean of ${its.n_images} images`;
     row.kl.ariaLabel = mean + (image ? `; ${own.toFixed(1)} for this image` : "");
   });
-}
-
-// A slider at a value, filled from `from` to `to`, shares of its length.
-function turn(slider, value, to, from) {
-  slider.value = value;
-  slider.style.setProperty("--from", Math.min(from, to));
-  slider.style.setProperty("--to", Math.max(from, to));
 }
