@@ -1,10 +1,12 @@
 """Real and embedded images as uint8 tensors that stay where they are, and batches of them.
 
-    mnist()           the real digits, from COURSE_DATA or from torchvision's mirrors, checksums verified
-    digits()          the embedded digits, drawn by `strokes`; need no network
-    load_digits()     one of the two: "real", "embedded", or "auto" = real if it can be had
-    coco64()          photographs of 64x64, as `photographs` prepared them; `python -m course_utils.data coco`
-    Batches           batches[step] is what the training loop sees at that step
+    mnist()             the real digits, from COURSE_DATA or from torchvision's mirrors, checksums verified
+    digits()            the embedded digits, drawn by `strokes`; need no network
+    load_digits()       one of the two: "real", "embedded", or "auto" = real if it can be had
+    coco64()            photographs, 64x64, prepared by `photographs`; `python -m course_utils.data coco`
+    scenes()            the embedded landscapes, painted by `scenes`
+    load_photographs()  one of the two, as for digits; real if they are there
+    Batches             batches[step] is what the training loop sees at that step
 
 Environment: COURSE_DATA is the root of real data; it may be read-only. Default: data/ beside the package.
 """
@@ -20,6 +22,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -33,14 +36,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_utils.photographs import PhotographError, Report, fetch, open_prepared, prepare
+from course_utils.fetching import PhotographError, fetch
+from course_utils.photographs import Report, open_prepared, prepare
+from course_utils.scenes import draw_scenes
 from course_utils.strokes import draw_digits
 
 KINDS = ("auto", "real", "embedded")
 CONNECT_SECONDS = 2  # for one mirror to answer
 OFFLINE_SECONDS = 4  # for all of them together; DNS ignores the limit above
 STALL_SECONDS = 10  # for a mirror that has answered to send the next bytes
-N_TRAIN, N_VALID, N_TEST = 50_000, 10_000, 10_000
+N_TRAIN, N_VALID, N_TEST = 50_000, 10_000, 10_000  # digits
+N_SCENES = 10_000  # to train on
 # As torchvision.datasets.MNIST has them (tests/test_data.py compares): importing it would take longer than
 # finding out that there is no network.
 MNIST_MIRRORS = ["https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"]
@@ -101,6 +107,15 @@ def data_root() -> Path:
     return Path(chosen).expanduser() if chosen else project_root() / "data"
 
 
+def require_root() -> None:
+    """Raises DataError if COURSE_DATA names a folder that is not there: it is likely to be a slip."""
+    if os.environ.get("COURSE_DATA") and not data_root().is_dir():
+        raise DataError(
+            f"COURSE_DATA is set to {data_root()}, which does not exist. Correct it, or unset it to use "
+            "data/ of the course."
+        )
+
+
 # Real digits -------------------------------------------------------------------------------------
 
 
@@ -119,11 +134,7 @@ def mnist() -> Splits:
 
 def mnist_folder() -> Path:
     """The folder with the four files of MNIST, their checksums verified; fetches what is missing."""
-    if os.environ.get("COURSE_DATA") and not data_root().is_dir():
-        raise DataError(
-            f"COURSE_DATA is set to {data_root()}, which does not exist. Correct it, or unset it to "
-            "download MNIST into data/."
-        )
+    require_root()
     folder = data_root() / "MNIST" / "raw"
     wanted = {name: md5 for name, md5 in MNIST_FILES.items() if not has_checksum(folder / name, md5)}
     if wanted:
@@ -241,7 +252,7 @@ def download_file(url: str, path: Path, md5: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-# Embedded digits ---------------------------------------------------------------------------------
+# Embedded digits and landscapes ------------------------------------------------------------------
 
 
 def digits(n_train: int = N_TRAIN, n_valid: int = N_VALID, n_test: int = N_TEST) -> Splits:
@@ -251,22 +262,41 @@ def digits(n_train: int = N_TRAIN, n_valid: int = N_VALID, n_test: int = N_TEST)
     that changes when `strokes` does; a smaller set is drawn anew each time.
     """
     n = n_train + n_valid + n_test
-    if n < N_TRAIN:
-        return split(Images(*draw_digits(n)), n_train, n_valid)
-    version = hashlib.md5((Path(__file__).parent / "strokes.py").read_bytes()).hexdigest()[:8]
-    cache = project_root() / "data" / "cache" / f"digits_{n}_{version}.safetensors"
+    drawn = Images(*draw_digits(n)) if n < N_TRAIN else draw_once(draw_digits, n, "digits", "strokes.py")
+    return split(drawn, n_train, n_valid)
+
+
+def scenes(n_train: int = N_SCENES, n_valid: int = 1_000, n_test: int = 1_000) -> Splits:
+    """Landscapes of 64x64 in RGB, with what stands in the middle as labels and the factors that caused them.
+
+    For both see `scenes.draw_scenes`. The full set takes about half a minute to paint, so it is kept as the
+    digits are; a smaller set is painted anew each time.
+    """
+    n = n_train + n_valid + n_test
+    drawn = Images(*draw_scenes(n)) if n < N_SCENES else draw_once(draw_scenes, n, "scenes", "scenes.py")
+    return split(drawn, n_train, n_valid)
+
+
+def draw_once(
+    draw: Callable[[int], tuple[Tensor, Tensor, dict[str, Tensor]]], n: int, name: str, code: str
+) -> Images:
+    """What draw(n) gives: pixels, labels and factors, from data/cache of the checkout once they are there.
+
+    `code` names the file beside this one that draws; the name of the cache changes when it does.
+    """
+    version = hashlib.md5((Path(__file__).parent / code).read_bytes()).hexdigest()[:8]
+    cache = project_root() / "data" / "cache" / f"{name}_{n}_{version}.safetensors"
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):  # one process draws, the others wait for it
         try:
             tensors = load_file(cache)
         except (FileNotFoundError, SafetensorError):
-            drawn = draw_digits(n)
-            tensors = {"pixels": drawn.pixels, "labels": drawn.labels, **drawn.factors}
+            pixels, labels, factors = draw(n)
+            tensors = {"pixels": pixels, "labels": labels, **factors}
             partial = cache.with_suffix(".part")
             save_file(tensors, partial)
             os.replace(partial, cache)
-    pixels, labels = tensors.pop("pixels"), tensors.pop("labels")
-    return split(Images(pixels, labels, tensors), n_train, n_valid)
+    return Images(tensors.pop("pixels"), tensors.pop("labels"), tensors)
 
 
 # Photographs -------------------------------------------------------------------------------------
@@ -279,7 +309,10 @@ def coco64() -> Splits:
     twentieth of the names is for validation. `test` is `valid` again: of COCO's there are too few for a third
     part. Raises DataError with what to do.
     """
-    prepared = open_prepared(coco64_folder())
+    try:
+        prepared = open_prepared(coco64_folder())
+    except PhotographError as error:
+        raise DataError(str(error)) from error
     # Copy on write: torch warns of memory that it must not write to.
     pixels = torch.from_numpy(np.load(prepared.pixels.filename, mmap_mode="c"))  # (N, 3, 64, 64)
     images = Images(pixels, torch.zeros(len(pixels), dtype=torch.long), {})
@@ -301,6 +334,7 @@ def coco64_folder() -> Path:
 
     Prepares COURSE_DATA/coco64 first if that is all there is. Raises DataError with what to do.
     """
+    require_root()
     source, prepared = data_root() / "coco64", data_root() / "coco64_prepared"
     if (prepared / "current").is_file():
         return prepared
@@ -336,18 +370,20 @@ def prepare_coco(
 # One or the other --------------------------------------------------------------------------------
 
 
-def decide(kind: str) -> str:
-    """The data to use, "real" or "embedded"; says in one line if a wish of "auto" ends in embedded."""
+def decide(kind: str, find: Callable[[], Path] = mnist_folder, things: str = "digits") -> str:
+    """The data to use, "real" or "embedded"; says in one line if a wish of "auto" ends in embedded.
+
+    `find` raises DataError where the real ones cannot be had. Raises ValueError for an unknown kind.
+    """
     if kind not in KINDS:
         raise ValueError(f"data={kind!r}: choose one of {', '.join(KINDS)}")
     if kind != "auto":
         return kind
     try:
-        mnist_folder()
+        find()
     except DataError as error:
-        print(
-            f"{str(error).splitlines()[0]} So this uses the embedded digits, drawn by the course.", flush=True
-        )
+        reason = str(error).splitlines()[0]
+        print(f"{reason} So this uses the embedded {things}, drawn by the course.", flush=True)
         return "embedded"
     return "real"
 
@@ -361,6 +397,22 @@ def load_digits(kind: str = "auto", *, small: bool = False) -> tuple[Splits, str
     if small:
         train, valid = train.subset(slice(2_000)), valid.subset(slice(500))
         test = random_subset(test, 500)
+    return Splits(train, valid, test), chosen
+
+
+def load_photographs(kind: str = "auto", *, small: bool = False) -> tuple[Splits, str]:
+    """(photographs or landscapes, "real" or "embedded"). `small` keeps 400 + 64 + 64 of them.
+
+    "auto" is real where photographs are prepared, or lie in COURSE_DATA/coco64 to be prepared; none are
+    downloaded. Of photographs `test` is `valid` again, as in coco64(). Raises DataError as coco64() does, and
+    ValueError for an unknown kind.
+    """
+    chosen = decide(kind, coco64_folder, "landscapes")
+    if chosen == "embedded":
+        return scenes(400, 64, 64) if small else scenes(), chosen
+    train, valid, test = coco64()
+    if small:
+        train, valid, test = (part.subset(slice(n)) for part, n in ((train, 400), (valid, 64), (test, 64)))
     return Splits(train, valid, test), chosen
 
 

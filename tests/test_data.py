@@ -9,14 +9,15 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from course_utils import data, photographs
+from course_utils import data, scenes, strokes
 from course_utils.data import (
     Batches,
     DataError,
@@ -408,7 +409,7 @@ def test_real_mnist_is_whole(real_data, monkeypatch):
     assert test.pixels.float().mean().item() == pytest.approx(33.79, abs=0.01)
 
 
-# Embedded digits --------------------------------------------------------------------------------
+# Embedded digits and landscapes -----------------------------------------------------------------
 
 
 def test_digits_have_the_sizes_asked_for_and_their_factors():
@@ -421,42 +422,69 @@ def test_digits_have_the_sizes_asked_for_and_their_factors():
     assert not torch.equal(train.pixels[:50], valid.pixels)
 
 
-@pytest.fixture
-def cached(tmp_path, monkeypatch):
-    """A checkout in tmp_path whose full set is 400 digits; `cached()` counts the drawings so far."""
-    drawings = []
-    draw = data.draw_digits
-    monkeypatch.setattr(data, "draw_digits", lambda n: drawings.append(n) or draw(n))
+def test_scenes_have_the_sizes_asked_for():
+    train, valid, test = data.scenes(12, 5, 3)
+    assert [len(part.pixels) for part in (train, valid, test)] == [12, 5, 3]
+    assert train.pixels.shape == (12, 3, 64, 64) and train.pixels.dtype == torch.uint8
+    assert train.labels.dtype == torch.int64 and set(train.labels.tolist()) <= set(range(len(scenes.NAMES)))
+    assert train.factors["horizon"].dtype == torch.float32 and train.factors["season"].dtype == torch.int64
+
+
+class Drawn(NamedTuple):
+    """A kind of embedded pictures, of which 40 are a full set."""
+
+    splits: Callable[[int, int, int], data.Splits]  # digits or scenes
+    draw: Callable  # draws them, uncounted
+    counts: list[int]  # of each drawing so far
+    code: str  # the file that draws
+
+
+@pytest.fixture(params=[("digits", strokes, "N_TRAIN"), ("scenes", scenes, "N_SCENES")], ids=lambda p: p[0])
+def embedded(request, tmp_path, monkeypatch) -> Drawn:
+    """Digits, then landscapes, in a checkout in tmp_path."""
+    kind, module, full = request.param
+    draw, counts = getattr(module, f"draw_{kind}"), []
+    monkeypatch.setattr(data, f"draw_{kind}", lambda n: counts.append(n) or draw(n))
     monkeypatch.setattr(data, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(data, "N_TRAIN", 300)
-    return lambda: len(drawings)
+    monkeypatch.setattr(data, full, 30)
+    return Drawn(getattr(data, kind), draw, counts, f"{module.__name__.rsplit('.')[-1]}.py")
 
 
-def test_the_full_set_is_drawn_once(cached, tmp_path):
-    first, second = digits(300, 50, 50), digits(300, 50, 50)
-    assert cached() == 1
-    assert torch.equal(first.test.pixels, second.test.pixels)
-    assert torch.equal(first.valid.labels, second.valid.labels)
-    assert torch.equal(first.train.factors["slant"], second.train.factors["slant"])
+def test_the_full_set_is_drawn_once_and_split_in_order(embedded, tmp_path):
+    drawn = embedded.draw(40)
+    for _ in range(2):
+        parts = embedded.splits(30, 6, 4)
+        assert torch.equal(torch.cat([part.pixels for part in parts]), drawn.pixels)
+        assert torch.equal(torch.cat([part.labels for part in parts]), drawn.labels)
+        for part in parts:
+            assert part.factors.keys() == drawn.factors.keys()
+        for name, values in drawn.factors.items():
+            assert torch.equal(torch.cat([part.factors[name] for part in parts]), values)
+    assert embedded.counts == [40]
     assert not list((tmp_path / "data" / "cache").glob("*.part"))
 
 
+def test_a_small_set_is_drawn_anew(embedded, tmp_path):
+    assert torch.equal(embedded.splits(20, 6, 3).test.pixels, embedded.splits(20, 6, 3).test.pixels)
+    assert embedded.counts == [29, 29] and not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"\0" * len(b)])
-def test_a_damaged_cache_is_drawn_again(damage, cached, tmp_path):
-    wanted = digits(300, 50, 50).train.pixels
+def test_a_damaged_cache_is_drawn_again(damage, embedded, tmp_path):
+    wanted = embedded.splits(30, 6, 4).train.pixels.clone()
     (file,) = (tmp_path / "data" / "cache").glob("*.safetensors")
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert torch.equal(digits(300, 50, 50).train.pixels, wanted)
-    assert cached() == 2 and file.read_bytes() == whole
+    assert torch.equal(embedded.splits(30, 6, 4).train.pixels, wanted)
+    assert embedded.counts == [40, 40] and file.read_bytes() == whole
 
 
-def test_a_changed_drawing_is_not_taken_from_the_cache(cached, tmp_path, monkeypatch):
-    digits(300, 50, 50)
+def test_a_changed_drawing_is_not_taken_from_the_cache(embedded, tmp_path, monkeypatch):
+    embedded.splits(30, 6, 4)
     monkeypatch.setattr(data, "__file__", str(tmp_path / "data.py"))
-    (tmp_path / "strokes.py").write_text("# another drawing")
-    digits(300, 50, 50)
-    assert cached() == 2
+    (tmp_path / embedded.code).write_text("# another drawing")
+    embedded.splits(30, 6, 4)
+    assert embedded.counts == [40, 40]
 
 
 # Subsets and binary draws -----------------------------------------------------------------------
@@ -615,81 +643,3 @@ def test_jittered_batches_move_each_image_anew_before_it_is_binarised():
     assert 0.6 < first.sum() / still[0].sum() < 1.4  # about as much ink
     binary = Batches(pixels, 4, shuffle=False, jittered=True, binarise=True)[0]
     assert set(binary.unique().tolist()) == {0.0, 1.0}
-
-
-# Photographs ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def album(tmp_path, monkeypatch):
-    """album(names...) makes COURSE_DATA a folder with such photographs, the i-th of red i; returns it."""
-    monkeypatch.setattr(data, "project_root", lambda: tmp_path / "checkout")
-    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "root"))
-    (tmp_path / "root").mkdir()
-
-    def fill(*names: str, folder: str = "root/coco64"):
-        for i, name in enumerate(names):
-            path = tmp_path / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (70, 70), (i, 0, 0)).save(path)
-        return tmp_path / folder
-
-    return fill
-
-
-def reds(images: Images) -> list[int]:
-    return images.pixels[:, 0, 5, 5].tolist()
-
-
-def test_coco64_splits_by_folder(album):
-    album("train/a.png", "train/b.png", "val/a.png", "valley.png")
-    train, valid, test = data.coco64()
-    assert (reds(train), reds(valid), reds(test)) == ([0, 1], [2], [2])
-    assert train.pixels.dtype == torch.uint8 and train.pixels.shape == (2, 3, 64, 64)
-    assert Batches(train.pixels, 2, shuffle=False)[0][:, 0, 9, 9].mul(255).round().tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("folder", ["", "val2017/"])
-def test_coco64_of_one_folder_keeps_a_twentieth_for_validation(album, folder):
-    album(*(f"{folder}{i:02d}.png" for i in range(40)))
-    train, valid, _ = data.coco64()
-    assert reds(train) == list(range(38)) and reds(valid) == [38, 39]
-
-
-def test_coco64_says_what_to_do_without_photographs(album):
-    with pytest.raises(DataError, match=r"python -m course_utils\.data coco --source val2017"):
-        data.coco64()
-
-
-def test_the_command_prepares_what_coco64_finds(album, capsys):
-    source = album("train/a.png", "train/b.png", "val/c.png", folder="elsewhere")
-    (source / "captions.json").write_text('{"c": ["A red square."]}')
-    assert data.main(["coco", "--source", str(source)]) == 0
-    assert "3  kept" in capsys.readouterr().out
-    assert reds(data.coco64().valid) == [2]
-    prepared = photographs.open_prepared(data.coco64_folder())
-    assert prepared.captions == {"val/c.png": ["A red square."]}
-    assert data.main(["coco", "--source", str(source / "missing")]) == 1
-    assert "does not exist" in capsys.readouterr().err
-
-
-def test_the_command_downloads_by_name_and_asks(album, monkeypatch, capsys):
-    asked = []
-
-    def refuse(url, folder, *, md5, yes):
-        asked.append((url, md5, yes))
-        raise photographs.PhotographError("no")
-
-    monkeypatch.setattr(data, "fetch", refuse)
-    for words in (["train2017"], ["train2017", "--yes"], ["a", "--captions", "captions"]):
-        assert data.main(["coco", "--source", *words]) == 1
-    named = [data.COCO_FILES[name] for name in ("train2017", "train2017", "captions")]
-    assert asked == [(*named[0], False), (*named[1], True), (*named[2], False)]
-
-
-def test_an_interrupted_command_has_a_status_of_its_own(album, monkeypatch):
-    def interrupt(*args, captions, workers):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(data, "prepare", interrupt)
-    assert data.main(["coco", "--source", "a"]) == 130

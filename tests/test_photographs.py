@@ -1,149 +1,27 @@
-"""Photographs: odd files are kept or counted, a kill or fault costs a moment, the pixels are right."""
+"""Photographs from folders and zips: odd files are kept or counted, a kill or fault costs a moment."""
 
-import contextlib
-import hashlib
-import io
-import json
 import os
-import re
 import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from drawn_photographs import GOOD, PHOTO, encoded, fill, numbered, quarters, small_disk, zipped
 from PIL import Image
 
-from course_utils import photographs
-from course_utils.photographs import (
-    PhotographError,
-    develop,
-    fetch,
-    open_prepared,
-    parse_captions,
-    prepare,
-    read_plain_pickle,
-)
+from course_utils import developing, fetching, photographs
+from course_utils.developing import develop
+from course_utils.fetching import PhotographError
+from course_utils.photographs import open_prepared, prepare
 
-# Photographs of our own ---------------------------------------------------------------------------
-
-RED, GREEN, BLUE, YELLOW, BLACK = (220, 30, 40), (20, 200, 60), (30, 60, 210), (230, 220, 30), (0, 0, 0)
-
-
-def quarters(width: int = 96, height: int = 96) -> Image.Image:
-    """Red, green / blue, yellow: a square in the middle of a black page."""
-    side = min(width, height)
-    array = np.zeros((height, width, 3), np.uint8)
-    top, left, half = (height - side) // 2, (width - side) // 2, side // 2
-    for i, colour in enumerate((RED, GREEN, BLUE, YELLOW)):
-        y, x = top + half * (i // 2), left + half * (i % 2)
-        array[y : y + half, x : x + half] = colour
-    return Image.fromarray(array)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-GOOD = encoded(quarters())
-
-
-def numbered(i: int) -> bytes:
-    """A photograph that can be told from the others: its red is i."""
-    return encoded(Image.new("RGB", (70, 66), (i % 256, i // 256, 99)))
-
-
-def fill(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def centres(pixels: np.ndarray) -> list[tuple]:
-    """The colours in the middle of the four quarters."""
-    return [tuple(pixels[:, y, x].tolist()) for y in (16, 47) for x in (16, 47)]
-
-
-def near(colours: list[tuple], wanted: list[tuple], tolerance: int = 6) -> bool:
-    return np.abs(np.subtract(colours, wanted)).max() <= tolerance
-
-
-# The pixels -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "width, height", [(64, 64), (96, 96), (200, 128), (128, 200), (321, 160), (1500, 90)]
-)
-def test_the_central_square_comes_out(width, height):
-    pixels, notes = develop(encoded(quarters(width, height)), "a.png")
-    assert pixels.shape == (3, 64, 64) and pixels.dtype == np.uint8 and not notes
-    assert near(centres(pixels), [RED, GREEN, BLUE, YELLOW])
-    assert near([tuple(pixels[:, 2, 2].tolist())], [RED], 25)  # the square reaches the corners
-
-
-def test_what_has_the_size_already_is_not_touched():
-    array = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    pixels, _ = develop(encoded(Image.fromarray(array)), "a.png")
-    assert np.array_equal(pixels.transpose(1, 2, 0), array)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_the_photograph_upright(orientation, kind):
-    undo = dict(enumerate((None, 0, 3, 1, 5, 2, 6, 4), start=1))[orientation]  # Image.Transpose
-    stored = quarters(200, 128) if undo is None else quarters(200, 128).transpose(Image.Transpose(undo))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    pixels, notes = develop(encoded(stored, kind, exif=exif), f"a.{kind.lower()}")
-    assert near(centres(pixels), [RED, GREEN, BLUE, YELLOW])
-    assert ("turned upright" in notes) == (orientation > 1)
-
-
-def test_the_decoders_own_scaling_costs_little():
-    """Against filtering the whole photograph, on smooth noise with edges."""
-    rng = np.random.default_rng(0)
-    noise = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize((640, 480), 3)
-    content = encoded(noise, "JPEG", quality=92)
-    pixels, _ = develop(content, "a.jpg")
-    whole = Image.open(io.BytesIO(content)).resize((64, 64), 1, box=(80, 0, 560, 480))
-    error = pixels.transpose(1, 2, 0).astype(float) - np.asarray(whole)
-    assert abs(error.mean()) < 0.3 and 10 * np.log10(255**2 / (error**2).mean()) > 35
-
-
-def test_transparent_parts_are_white_and_16_bits_become_8():
-    clear = Image.new("RGBA", (70, 70), (255, 0, 0, 0))
-    assert near(centres(develop(encoded(clear), "a.png")[0]), [(255, 255, 255)] * 4, 0)
-    half = Image.new("RGBA", (70, 70), (200, 0, 0, 128))
-    assert near(centres(develop(encoded(half), "a.png")[0]), [(227, 127, 127)] * 4, 2)
-    for level in (0, 257 * 100, 65_535):
-        deep = Image.fromarray(np.full((70, 70), level, np.uint16))
-        assert near(centres(develop(encoded(deep), "a.png")[0]), [(level // 257,) * 3] * 4, 0)
-
-
-def test_cmyk_of_both_signs():
-    for content in (encoded(quarters().convert("CMYK"), "JPEG"), encoded(quarters().convert("CMYK"), "TIFF")):
-        assert near(centres(develop(content, "a")[0]), [RED, GREEN, BLUE, YELLOW], 12)
-
-
-# Odd files: the name, what is in it, and what becomes of it -------------------------------------------
+# Odd files: the name, what is in it, and what becomes of it ---------------------------------------
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -173,7 +51,6 @@ def with_broken_data() -> bytes:
     return content[: start + 2] + b"\xff" * 40 + content[start + 42 :]
 
 
-PHOTO = encoded(quarters(200, 150), "JPEG")
 FRAMES = [quarters(), Image.new("RGB", (96, 96))]
 KEPT = {
     "plain.jpg": (PHOTO, ""),
@@ -343,7 +220,7 @@ def test_too_little_memory_is_counted(tmp_path, monkeypatch):
     def starved(image):
         raise MemoryError
 
-    monkeypatch.setattr(photographs, "to_rgb", starved)
+    monkeypatch.setattr(developing, "to_rgb", starved)
     with pytest.raises(PhotographError, match="not enough memory"):
         prepare(fill(tmp_path / "in", {"a.png": GOOD}), tmp_path / "out")
 
@@ -374,7 +251,7 @@ def test_an_encrypted_member_is_counted(tmp_path):
     assert prepare(path, tmp_path / "out").skipped == {"encrypted": 1}
 
 
-# What comes back --------------------------------------------------------------------------------------
+# What comes back ----------------------------------------------------------------------------------
 
 
 def test_the_array_stays_on_the_disk_and_cannot_be_written(tmp_path):
@@ -458,7 +335,8 @@ def test_the_source_may_go_once_it_is_prepared(tmp_path):
     assert len(open_prepared(out).pixels) == 1
 
 
-# Kills, interrupts, two at once -------------------------------------------------------------------------
+# Kills, interrupts, two at once -------------------------------------------------------------------
+
 
 SLOWLY = """
 import sys, time
@@ -545,18 +423,6 @@ def test_two_processes_at_once_prepare_it_once(tmp_path):
     assert len(open_prepared(tmp_path / "out").names) == 57
 
 
-@contextlib.contextmanager
-def small_disk(n_bytes: int):
-    """No file may grow beyond this."""
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_a_full_disk_stops_it_and_it_goes_on(tmp_path, monkeypatch, developed):
     monkeypatch.setattr(photographs, "CHUNK", 16)
     source = many(tmp_path / "in")
@@ -570,7 +436,7 @@ def test_a_full_disk_stops_it_and_it_goes_on(tmp_path, monkeypatch, developed):
 
 
 def test_the_disk_is_asked_first(tmp_path, monkeypatch, developed):
-    monkeypatch.setattr(photographs, "SPARE_BYTES", 10**15)
+    monkeypatch.setattr(fetching, "SPARE_BYTES", 10**15)
     fill(tmp_path / "in", {"a.png": GOOD})
     with pytest.raises(
         PhotographError, match=r"not enough space in .* are free, and the array of photographs"
@@ -579,7 +445,7 @@ def test_the_disk_is_asked_first(tmp_path, monkeypatch, developed):
     assert not developed
 
 
-# Wrong sources ------------------------------------------------------------------------------------------
+# Wrong sources ------------------------------------------------------------------------------------
 
 
 def test_wrong_sources_say_what_to_do(tmp_path):
@@ -612,321 +478,3 @@ def test_a_damaged_array_is_not_handed_out(tmp_path):
     os.truncate(pixels, 500)
     with pytest.raises(PhotographError, match=r"damaged.*delete it"):
         open_prepared(out)
-
-
-# Captions -----------------------------------------------------------------------------------------------
-
-# pickle.dumps({"a": ["one ", "two"], "b": ("drei",)}) of protocols 0, 2 and 4, and {"a": ["é"]} from Python 2
-PICKLES = [
-    b"(dp0\nVa\np1\n(lp2\nVone \np3\naVtwo\np4\nasVb\np5\n(Vdrei\np6\ntp7\ns.",
-    b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(X\x04\x00\x00\x00one q\x03X\x03\x00\x00\x00twoq\x04e"
-    b"X\x01\x00\x00\x00bq\x05X\x04\x00\x00\x00dreiq\x06\x85q\x07u.",
-    b"\x80\x04\x95'\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01a\x94]\x94(\x8c\x04one \x94\x8c\x03two\x94e"
-    b"\x8c\x01b\x94\x8c\x04drei\x94\x85\x94u.",
-]
-PYTHON_2 = b"(dp0\nS'a'\np1\n(lp2\nU\x02\xc3\xa9p3\nas."
-COCO = {
-    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "c.jpg"}],
-    "annotations": [
-        {"image_id": 7, "caption": "A dog.\n"},
-        {"image_id": 8, "caption": "A cat."},
-        {"image_id": 7, "caption": "A wet dog."},
-    ],
-}
-
-
-def test_captions_of_every_form():
-    assert parse_captions("captions_val2017.json", json.dumps(COCO).encode()) == {
-        "a": ["A dog.", "A wet dog."],
-        "c": ["A cat."],
-    }
-    plain = {"a": ["one ", "two"], "b": "drei"}
-    assert parse_captions("x.json", json.dumps(plain).encode()) == {"a": ["one", "two"], "b": ["drei"]}
-    for content in PICKLES:
-        assert parse_captions("x.pkl", content) == {"a": ["one", "two"], "b": ["drei"]}
-    assert parse_captions("x.pkl", PYTHON_2) == {"a": ["é"]}
-    assert read_plain_pickle(b"(K\x01M\x01\x02J\x01\x00\x00\x00I5\nL6L\n\x8a\x01\x07t.") == (
-        1,
-        513,
-        1,
-        5,
-        6,
-        7,
-    )
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"cos\nsystem\n(S'echo pwned > pwned'\ntR.",
-        b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
-        b"(S'true'\nios\nsystem\n.",
-        b"\x80\x02}q\x00K\x01}q\x01sb.",
-        b"P1\n.",
-        b"\x82\x01.",
-        PICKLES[1][:40],
-        b"0000.",
-        b"u.",
-        b"]K\x01K\x02s.",
-        b"",
-    ],
-)
-def test_a_pickle_of_anything_else_is_refused_and_not_run(content, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"pickle|opcode|not enough|exhausted"):
-        parse_captions("x.pkl", content)
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "text", ["[1]", "3", '{"a": 5}', '{"a": [5]}', "{", '{"annotations": [{}], "images": []}']
-)
-def test_captions_of_no_form_are_refused(text):
-    with pytest.raises(ValueError):
-        parse_captions("x.json", text.encode())
-
-
-def test_the_archive_of_the_class_keeps_its_captions(tmp_path):
-    source = fill(
-        tmp_path / "in",
-        {
-            "train2014/a.jpg": encoded(quarters(64, 64), "JPEG"),
-            "val2014/b.jpg": encoded(quarters(64, 64), "JPEG"),
-            "val2014/c.jpg": encoded(quarters(64, 64), "JPEG"),
-            "dict_key_imgID_value_caps_train_and_valid.pkl": PICKLES[1],
-        },
-    )
-    report = prepare(source, tmp_path / "out")
-    assert (report.kept, report.captions, report.remarks) == (3, 2, [])
-    names, captions = open_prepared(tmp_path / "out")[1:]
-    assert names == ["train2014/a.jpg", "val2014/b.jpg", "val2014/c.jpg"]
-    assert captions == {"train2014/a.jpg": ["one", "two"], "val2014/b.jpg": ["drei"]}
-
-
-def test_captions_from_elsewhere_and_from_a_zip_of_them(tmp_path):
-    source = zipped(tmp_path / "val.zip", {"val2017/a.jpg": PHOTO, "val2017/b.jpg": PHOTO})
-    notes = zipped(tmp_path / "notes.zip", {"annotations/captions_val2017.json": json.dumps(COCO).encode()})
-    assert prepare(source, tmp_path / "out").captions == 0
-    assert prepare(source, tmp_path / "out", captions=notes).captions == 1
-    assert open_prepared(tmp_path / "out").captions == {"val2017/a.jpg": ["A dog.", "A wet dog."]}
-    for wrong in (tmp_path / "missing.json", source):
-        with pytest.raises(PhotographError, match=r"cannot be used: .*Give COCO's"):
-            prepare(source, tmp_path / "out", captions=wrong)
-
-
-def test_captions_that_cannot_be_read_cost_no_photographs(tmp_path):
-    bad = {"captions.json": b"{", "dict_key_imgID_value_caps.pkl": b"cos\nsystem\n."}
-    source = fill(tmp_path / "in", {"a.png": GOOD, **bad})
-    report = prepare(source, tmp_path / "out")
-    assert report.kept == 1 and len(report.remarks) == 2
-    assert "dict_key_imgID_value_caps.pkl are not used: the pickle holds more than plain data" in str(report)
-
-
-# Downloading --------------------------------------------------------------------------------------------
-
-
-class Server(BaseHTTPRequestHandler):
-    """Serves one file; the server's `faults` say what goes wrong, each as long as it stands there."""
-
-    def do_HEAD(self):
-        if "404" in self.server.faults:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        if "no size" not in self.server.faults:
-            self.send_header(
-                "Content-Length", str(len(self.server.body) + 100 * ("more" in self.server.faults))
-            )
-        self.send_header("ETag", self.server.etag)
-        self.end_headers()
-
-    def do_GET(self):
-        body, faults = self.server.body, self.server.faults
-        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
-        self.server.starts.append(start)
-        if "refuses" in faults:
-            return self.send_error(503)
-        if start and "no range" not in faults:
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            body = body[start:]
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if "cut once" in faults:
-            faults.remove("cut once")
-            body = body[: len(body) // 2]
-        if "cuts" in faults:
-            body = body[: len(body) // 3]
-        if "altered" in faults:
-            body = body.replace(b"IDAT", b"IDAX")
-        if "garbled" in faults:
-            body = body[:100] + bytes(200_000) + body[200_100:]
-        self.wfile.write(body)
-        return None
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A web server on this machine, with .url of a zip of 20 photographs."""
-    monkeypatch.setattr(photographs, "RETRY_SECONDS", 0.01)
-    files = {f"val/{i}.png": numbered(i) for i in range(20)} | {"val/noise.bin": os.urandom(300_000)}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.daemon_threads, server.faults, server.starts, server.etag = True, [], [], '"1"'
-    server.body = zipped(tmp_path / "served.zip", files).read_bytes()
-    server.url = f"http://127.0.0.1:{server.server_address[1]}/zips/val.zip"
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_zip_is_downloaded_once_and_prepared(server, tmp_path):
-    path = fetch(server.url, tmp_path / "down", yes=True)
-    assert path.name == "val.zip" and path.read_bytes() == server.body
-    assert fetch(server.url, tmp_path / "down") == path and server.starts == [0]
-    assert {file.name for file in path.parent.iterdir()} <= {"val.zip", "val.zip.lock"}
-    assert prepare(path, tmp_path / "out").kept == 20
-
-
-def test_a_cut_download_goes_on_by_itself(server, tmp_path):
-    server.faults.append("cut once")
-    path = fetch(server.url, tmp_path, yes=True)
-    assert path.read_bytes() == server.body and server.starts == [0, len(server.body) // 2]
-
-
-def test_a_server_that_cuts_every_time_is_outlasted(server, tmp_path):
-    server.faults += ["cuts"]
-    with pytest.raises(PhotographError, match=r"stopped after .* Run the same again and it goes on"):
-        fetch(server.url, tmp_path, yes=True)  # ever smaller thirds, until one is empty
-    server.faults.clear()
-    n = len(server.starts)
-    assert fetch(server.url, tmp_path, yes=True).read_bytes() == server.body
-    assert server.starts[n] > len(server.body) * 0.9
-
-
-def test_no_range_means_from_the_beginning(server, tmp_path):
-    server.faults += ["cut once", "no range"]
-    assert fetch(server.url, tmp_path, yes=True).read_bytes() == server.body
-    assert server.starts == [0, len(server.body) // 2]
-
-
-def test_a_changed_file_is_not_glued_to_the_old_one(server, tmp_path):
-    server.faults.append("cuts")
-    with pytest.raises(PhotographError, match="goes on from there"):
-        fetch(server.url, tmp_path, yes=True)
-    server.faults.clear()
-    server.starts.clear()
-    server.etag, server.body = '"2"', server.body[::-1][:22] + server.body[22:]
-    with pytest.raises(PhotographError, match="altered"):  # it is no zip, but it is all of one piece
-        fetch(server.url, tmp_path, yes=True)
-    assert server.starts == [0]
-
-
-@pytest.mark.parametrize(
-    "fault, message",
-    [
-        ("404", "cannot be had: HTTP Error 404.*Check the address"),
-        ("no size", "does not say how big it is"),
-        ("more", "announced .* bytes, then"),
-        ("refuses", "stopped after 0 kB of .*503"),
-        ("garbled", "arrived altered and was deleted"),
-        ("altered", "arrived altered and was deleted"),
-    ],
-)
-def test_a_faulty_server_leaves_no_zip_and_a_message(fault, message, server, tmp_path):
-    server.faults.append(fault)
-    with pytest.raises(PhotographError, match=message):
-        fetch(server.url, tmp_path / "down", yes=True)
-    assert not (tmp_path / "down" / "val.zip").exists()
-    server.faults.clear()
-    assert fetch(server.url, tmp_path / "down", yes=True).read_bytes() == server.body
-
-
-def test_the_checksum_counts_where_it_is_known(server, tmp_path):
-    right = hashlib.md5(server.body).hexdigest()
-    with pytest.raises(PhotographError, match="altered"):
-        fetch(server.url, tmp_path, md5="0" * 32, yes=True)
-    assert fetch(server.url, tmp_path, md5=right, yes=True).read_bytes() == server.body
-
-
-def test_the_size_is_shown_and_asked(server, tmp_path, monkeypatch, capsys):
-    for answer in ("n", ""):
-        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
-        with pytest.raises(PhotographError, match=r"Nothing was downloaded.*--yes"):
-            fetch(server.url, tmp_path)
-    assert re.search("has 30[56] kB, of which 30[56] kB are to be downloaded", capsys.readouterr().out)
-    monkeypatch.setattr("builtins.input", lambda _: "y")
-    assert server.starts == [] and fetch(server.url, tmp_path).is_file()
-
-
-def test_nobody_to_ask_is_a_no(server, tmp_path, monkeypatch):
-    def closed(_):
-        raise EOFError
-
-    monkeypatch.setattr("builtins.input", closed)
-    with pytest.raises(PhotographError, match="--yes"):
-        fetch(server.url, tmp_path)
-
-
-def test_a_full_disk_stops_the_download_and_it_goes_on(server, tmp_path):
-    with (
-        small_disk(200_000),
-        pytest.raises(PhotographError, match=r"could not be written.*\nFree some space"),
-    ):
-        fetch(server.url, tmp_path / "down", yes=True)
-    assert len(server.starts) == 1  # it does not try again
-    assert fetch(server.url, tmp_path / "down", yes=True).read_bytes() == server.body
-    assert server.starts[1] > 100_000
-
-
-def test_the_disk_is_asked_before_the_download(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(photographs, "SPARE_BYTES", 10**15)
-    with pytest.raises(PhotographError, match="not enough space"):
-        fetch(server.url, tmp_path, yes=True)
-    assert not server.starts
-
-
-def test_an_interrupted_download_says_so_in_one_line(server, tmp_path, monkeypatch, capsys):
-    def interrupted(answer):
-        yield answer.read(1000)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(photographs, "blocks", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fetch(server.url, tmp_path, yes=True)
-    said = capsys.readouterr().out
-    assert re.fullmatch(r"Interrupted after 1 kB of 30\d kB; run the same again to go on.\n", said)
-    monkeypatch.undo()
-    assert fetch(server.url, tmp_path, yes=True).read_bytes() == server.body
-    assert server.starts == [0, 1000]
-
-
-def test_addresses_that_cannot_work(tmp_path):
-    for url in ("file:///etc/passwd", "val.zip", "http://127.0.0.1:9/val.zip"):
-        with pytest.raises(PhotographError, match="Check the address and the network"):
-            fetch(url, tmp_path, yes=True)
-
-
-# Real photographs ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.real
-def test_real_originals_agree_with_filtering_the_whole(tmp_path):
-    """By 44 dB or more, where it matters whether the centre is that of the photograph or of its draft."""
-    root = Path(os.environ.get("COURSE_DATA") or "data").expanduser()
-    if not (root / "coco_raw").is_dir():
-        pytest.skip(f"no original COCO photographs in {root}; set COURSE_DATA to a folder with coco_raw")
-    report = prepare(root / "coco_raw", tmp_path / "out")
-    assert report.kept == 31 and report.notes == {"grey": 2}
-    pixels, names, _ = open_prepared(tmp_path / "out")
-    for name, row in zip(names, pixels, strict=True):
-        whole = Image.open(root / "coco_raw" / name).convert("RGB")
-        (width, height), side = whole.size, min(whole.size)
-        box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-        error = row - np.asarray(whole.resize((64, 64), 1, box=box)).transpose(2, 0, 1).astype(float)
-        assert 10 * np.log10(255**2 / (error**2).mean() if error.any() else 1e9) > 44, name
