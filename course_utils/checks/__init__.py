@@ -41,6 +41,13 @@ from course_utils.checks.lesson_05 import (
     check_prices,
     check_suspects,
 )
+from course_utils.checks.lesson_06 import (
+    check_coverage,
+    check_hole_decibels,
+    check_only,
+    check_relax,
+    check_residual_kl,
+)
 from course_utils.checks.verdict import Verdict
 
 __all__ = [
@@ -52,10 +59,12 @@ __all__ = [
     "check_compressed_length",
     "check_conv_size",
     "check_cost",
+    "check_coverage",
     "check_diagnosis",
     "check_exact_sum",
     "check_fold",
     "check_free_bits",
+    "check_hole_decibels",
     "check_importance_weighted_bound",
     "check_kl",
     "check_kl_floor",
@@ -65,8 +74,11 @@ __all__ = [
     "check_merge",
     "check_multiplications",
     "check_nearest",
+    "check_only",
     "check_prices",
     "check_receptive_field",
+    "check_relax",
+    "check_residual_kl",
     "check_running_average",
     "check_sphere",
     "check_suspects",
