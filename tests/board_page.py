@@ -45,6 +45,7 @@ DRAWN = (
     '.feature-maps[data-shows="{}"]',
     '.layer-board[data-shows="{}"]',
     '.class-board[data-shows="{}"]',
+    '.photo-board[data-shows="{}"]',
 )
 
 LEVELS = """(canvases, part) => canvases.map((canvas) => {
@@ -147,10 +148,18 @@ def wait_for_save(page: Page, values: dict) -> None:
     page.wait_for_function(f"values => Object.entries(values).every({heard})", arg=values)
 
 
+def all_coloured(page: Page | Locator, selector: str, part: list[int] | None = None) -> np.ndarray:
+    """These canvases, (n, height, width, 4), the last of each four 0 where nothing is drawn.
+
+    `part` is [left, top, width, height] of each.
+    """
+    found = page.locator(selector).evaluate_all(LEVELS, part)
+    return np.stack([np.array(values).reshape(height, width, 4) for height, width, values in found])
+
+
 def all_drawn(page: Page | Locator, selector: str, part: list[int] | None = None) -> np.ndarray:
     """The grey levels of these canvases: (n, height, width); `part` is [left, top, width, height] of each."""
-    found = page.locator(selector).evaluate_all(LEVELS, part)
-    rgba = np.stack([np.array(values).reshape(height, width, 4) for height, width, values in found])
+    rgba = all_coloured(page, selector, part)
     assert (rgba[..., :3] == rgba[..., :1]).all()
     return rgba[..., 0]
 

@@ -9,6 +9,7 @@ import test_features_browser
 import test_latent_plane_browser
 import test_latent_walk_browser
 import test_layer_board_browser
+import test_photo_board_browser
 from board_page import show
 
 pytestmark = pytest.mark.browser
@@ -20,6 +21,7 @@ BOARDS = {
     "FeatureViewer": test_features_browser.a_board,
     "LayerBoard": test_layer_board_browser.a_board,
     "ClassBoard": test_class_board_browser.a_board,
+    "PhotoBoard": test_photo_board_browser.a_board,
 }
 
 TO_USE = "a, button, input, select, textarea, [tabindex]"

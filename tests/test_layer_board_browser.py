@@ -21,7 +21,7 @@ from test_layer_board import BAD, conv, mlp
 from course_utils.data import Images
 from course_utils.models.hierarchical_vae import HierarchicalVAE
 from course_utils.widgets import LayerBoard
-from course_utils.widgets.layer_board import noise
+from course_utils.widgets.shared import noise
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +29,7 @@ CODES = "() => document.querySelector('.layer-board').codes().map((z) => z.map((
 SHIFT = ".lb-row [data-name=shift]"
 CLASHES = """() => {
   const box = (node) => node.getBoundingClientRect();
-  const board = document.querySelector(".layer-board");
+  const board = document.querySelector(".vae-board");
   const all = [...board.querySelectorAll("button, select, input, output, canvas, p:not(.vae-spoken), span")];
   const out = all.filter((node) => box(node).right > box(board).right);
   const found = out.map((node) => `${node.outerHTML} sticks out`);
@@ -260,7 +260,8 @@ def test_the_page_and_python_follow_the_same_rule(layers):
     page_says = """([line, its, layer]) => {
       const state = board.read(line, its);
       const line_of = (state) => board.write(state, its);
-      return [line_of(board.only(state, layer)), line_of(board.all(state, "mean")), line_of(board.first(its)),
+      const states = [board.only(state, layer, its), board.all(state, "mean"), board.first(its)];
+      return [...states.map(line_of),
         ...[false, true].flatMap((skip) => [board.varies(state, skip), board.isReached(state, layer, skip)])];
     }"""
     for state in states_of(layers.board):

@@ -51,8 +51,8 @@ export function whenIdle(act, milliseconds = 200) {
 export function paint(canvas, values, [channels, height, width], left = 0, top = 0) {
   const image = new ImageData(width, height);
   const n = height * width;
+  const colour = channels === 3 ? [0, n, 2 * n] : [0, 0, 0];
   for (let i = 0; i < n; i++) {
-    const colour = channels === 3 ? [0, n, 2 * n] : [0, 0, 0];
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = 255 * values[i + colour[c]];
     image.data[4 * i + 3] = 255;
   }

@@ -12,39 +12,20 @@ export const operations = {
     const bias = take(n_out);
     return (x) => transposed(product(weight, bias, x), n_out);
   },
-  // Each place's surroundings become one row of `patches`; then a convolution is the same product at every place.
-  conv({ shape: [n_channels, height, width], n_out, kernel, padding }, take) {
-    const n_in = n_channels * kernel[0] * kernel[1];
-    const weight = take(n_out * n_in);
-    const bias = take(n_out);
-    const rows = height + 2 * padding[0] - kernel[0] + 1;
-    const columns = width + 2 * padding[1] - kernel[1] + 1;
-    const patches = new Float32Array(rows * columns * n_in); // what lies outside of the image stays 0
-    const one = (x) => {
-      let at = 0; // the position in a patch
-      for (let channel = 0; channel < n_channels; channel++) {
-        for (let down = -padding[0]; down < kernel[0] - padding[0]; down++) {
-          for (let right = -padding[1]; right < kernel[1] - padding[1]; right++, at++) {
-            const lastRow = Math.min(rows, height - down);
-            const lastColumn = Math.min(columns, width - right);
-            for (let row = Math.max(0, -down); row < lastRow; row++) {
-              const from = (channel * height + row + down) * width + right;
-              for (let column = Math.max(0, -right); column < lastColumn; column++) {
-                patches[(row * columns + column) * n_in + at] = x[from + column];
-              }
-            }
-          }
-        }
-      }
-      return product(weight, bias, patches);
-    };
-    return (x) => oneByOne(x, n_channels * height * width, one);
+  conv(entry, take) {
+    const [n_in, height, width] = entry.shape;
+    const weight = take(entry.n_out * n_in * entry.kernel[0] * entry.kernel[1]);
+    const bias = take(entry.n_out);
+    const sizes = [...entry.kernel, ...entry.padding, height % 2, width % 2].join(" ");
+    const one = (sizes === "3 3 1 1 0 0" ? inTiles : inPatches)(entry, weight, bias);
+    return (x) => oneByOne(x, n_in * height * width, one);
   },
   residual({ layers }, take) {
     const block = chain(layers, take);
     return (x) => {
-      const change = block(x);
-      return x.map((v, i) => v + change[i]);
+      const y = block(x);
+      for (let i = 0; i < x.length; i++) y[i] += x[i];
+      return y;
     };
   },
   // Each pixel becomes 2 x 2 of the same.
@@ -71,19 +52,126 @@ export const operations = {
       return y;
     };
   },
-  silu: () => (x) => x.map((v) => v / (1 + Math.exp(-v))),
+  silu: () => (x) => {
+    const y = new Float32Array(x.length);
+    for (let i = 0; i < x.length; i++) y[i] = x[i] / (1 + Math.exp(-x[i]));
+    return y;
+  },
   sigmoid: () => (x) => x.map((v) => 1 / (1 + Math.exp(-v))),
   shift: ({ by }) => (x) => x.map((v) => v + by),
   clamp: () => (x) => x.map((v) => Math.min(1, Math.max(0, v))),
+  // Of each x the second half of the channels, nearly as it is where it is small, and never beyond the limit.
+  bounded: ({ shape, limit }) => {
+    const size = shape.reduce((a, b) => a * b);
+    return (x) => x.map((v, i) => (2 * (i % size) < size ? v : limit * Math.tanh(v / limit)));
+  },
 };
+
+// A convolution: each place's surroundings become one row of `patches`; then it is the same product at every place.
+function inPatches({ shape: [n_channels, height, width], kernel, padding }, weight, bias) {
+  const n_in = n_channels * kernel[0] * kernel[1];
+  const rows = height + 2 * padding[0] - kernel[0] + 1;
+  const columns = width + 2 * padding[1] - kernel[1] + 1;
+  const patches = new Float32Array(rows * columns * n_in); // what lies outside of the image stays 0
+  return (x) => {
+    let at = 0; // the position in a patch
+    for (let channel = 0; channel < n_channels; channel++) {
+      for (let down = -padding[0]; down < kernel[0] - padding[0]; down++) {
+        for (let right = -padding[1]; right < kernel[1] - padding[1]; right++, at++) {
+          const lastRow = Math.min(rows, height - down);
+          const lastColumn = Math.min(columns, width - right);
+          for (let row = Math.max(0, -down); row < lastRow; row++) {
+            const from = (channel * height + row + down) * width + right;
+            for (let column = Math.max(0, -right); column < lastColumn; column++) {
+              patches[(row * columns + column) * n_in + at] = x[from + column];
+            }
+          }
+        }
+      }
+    }
+    return product(weight, bias, patches);
+  };
+}
+
+// A 3x3 convolution with a border of zeros, tile by tile of 2x2 places (Lavin & Gray 2016, where it is F(2x2, 3x3)).
+// With sums and differences of the 4x4 values that a tile sees, and of the weights, the convolution is one product for
+// each of 16 positions: 16 multiplications for 4 places instead of 36, and the page decodes twice as fast.
+function inTiles({ shape: [n_in, height, width], n_out }, weight, bias) {
+  const [down, right] = [height / 2, width / 2];
+  const n_tiles = down * right;
+  const none = new Float32Array(n_out);
+  const weights = Array.from({ length: 16 }, () => new Float32Array(n_out * n_in));
+  const turned = (a, b, c) => [a, (a + b + c) / 2, (a - b + c) / 2, c];
+  for (let pair = 0; pair < n_out * n_in; pair++) {
+    const [top, middle, low] = [0, 3, 6].map((i) => turned(...weight.subarray(9 * pair + i, 9 * pair + i + 3)));
+    for (let j = 0; j < 4; j++) {
+      turned(top[j], middle[j], low[j]).forEach((v, i) => (weights[4 * i + j][pair] = v));
+    }
+  }
+  const [wide, four] = [width + 2, new Float32Array(16)];
+  const framed = new Float32Array((height + 2) * wide); // one channel, its border 0
+  const patches = new Float32Array(16 * n_tiles * n_in);
+  const at = Array.from({ length: 16 }, (_, i) => patches.subarray(i * n_tiles * n_in, (i + 1) * n_tiles * n_in));
+
+  const see = (x) => {
+    for (let channel = 0; channel < n_in; channel++) {
+      for (let row = 0; row < height; row++) {
+        const from = (channel * height + row) * width;
+        for (let column = 0; column < width; column++) framed[(row + 1) * wide + column + 1] = x[from + column];
+      }
+      for (let tile = 0; tile < n_tiles; tile++) {
+        const corner = 2 * (Math.floor(tile / right) * wide + (tile % right));
+        for (let j = 0; j < 4; j++) {
+          const i = corner + j;
+          const [a, b] = [framed[i], framed[i + wide]];
+          const [c, d] = [framed[i + 2 * wide], framed[i + 3 * wide]];
+          four[j] = a - c;
+          four[4 + j] = b + c;
+          four[8 + j] = c - b;
+          four[12 + j] = b - d;
+        }
+        for (let i = 0, to = tile * n_in + channel; i < 16; i += 4, to += 4 * n_tiles * n_in) {
+          patches[to] = four[i] - four[i + 2];
+          patches[to + n_tiles * n_in] = four[i + 1] + four[i + 2];
+          patches[to + 2 * n_tiles * n_in] = four[i + 2] - four[i + 1];
+          patches[to + 3 * n_tiles * n_in] = four[i + 1] - four[i + 3];
+        }
+      }
+    }
+  };
+
+  const step = n_out * n_tiles;
+  const answer = new Float32Array(16 * step);
+  return (x) => {
+    see(x);
+    for (let i = 0; i < 16; i++) product(weights[i], none, at[i], answer.subarray(i * step, (i + 1) * step));
+    const y = new Float32Array(n_out * height * width);
+    for (let i = 0; i < step; i++) {
+      for (let j = 0; j < 4; j++) {
+        const from = i + j * step;
+        const [a, b] = [answer[from], answer[from + 4 * step]];
+        const [c, d] = [answer[from + 8 * step], answer[from + 12 * step]];
+        four[j] = a + b + c;
+        four[4 + j] = b - c - d;
+      }
+      const [channel, tile] = [Math.floor(i / n_tiles), i % n_tiles];
+      const to = (channel * height + 2 * Math.floor(tile / right)) * width + 2 * (tile % right);
+      y[to] = bias[channel] + four[0] + four[1] + four[2];
+      y[to + 1] = bias[channel] + four[1] - four[2] - four[3];
+      y[to + width] = bias[channel] + four[4] + four[5] + four[6];
+      y[to + width + 1] = bias[channel] + four[5] - four[6] - four[7];
+    }
+    return y;
+  };
+}
 
 // weight · patch + bias for each patch, one patch after the other in `patches`: (n_out, n_patches). Four rows of the
 // weights and two patches at a time, so that eight sums run side by side; there the time goes.
-function product(weight, bias, patches) {
+function product(weight, bias, patches, into) {
   const n_out = bias.length;
   const n_in = weight.length / n_out;
   const n_patches = patches.length / n_in;
-  const y = new Float32Array(n_out * n_patches);
+  const y = into ?? new Float32Array(n_out * n_patches);
   for (let row = 0; row < n_out; row += 4) {
     const [a, b, c, d] = [row, row + 1, row + 2, row + 3].map((its) => Math.min(its, n_out - 1));
     const [toB, toC, toD] = [n_in * (b - a), n_in * (c - a), n_in * (d - a)];

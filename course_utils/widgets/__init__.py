@@ -15,6 +15,8 @@ on in a saved page that has no kernel. One file a board; `shared` holds what the
     lesson 03   the feature maps    FeatureState   FeatureViewer
     lesson 04   the layer board     LayersState    LayerBoard
     lesson 05   class and style     ClassState     ClassBoard
+    lesson 06   the photo board     LayersState    PhotoBoard
+    lesson 06   your photograph     HoleState      OwnPhotograph
 """
 
 from course_utils.widgets.batch_norm import BatchNormBoard, NormState
@@ -22,7 +24,10 @@ from course_utils.widgets.class_board import ClassBoard, ClassState
 from course_utils.widgets.features import FeatureState, FeatureViewer
 from course_utils.widgets.latent_plane import LatentPlane, PlaneState
 from course_utils.widgets.latent_walk import LatentWalk, WalkState
-from course_utils.widgets.layer_board import LayerBoard, LayersState
+from course_utils.widgets.layer_board import LayerBoard
+from course_utils.widgets.own_photograph import HoleState, OwnPhotograph
+from course_utils.widgets.photo_board import PhotoBoard
+from course_utils.widgets.shared import LayersState
 
 __all__ = [
     "BatchNormBoard",
@@ -30,11 +35,14 @@ __all__ = [
     "ClassState",
     "FeatureState",
     "FeatureViewer",
+    "HoleState",
     "LatentPlane",
     "LatentWalk",
     "LayerBoard",
     "LayersState",
     "NormState",
+    "OwnPhotograph",
+    "PhotoBoard",
     "PlaneState",
     "WalkState",
 ]
