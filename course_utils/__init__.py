@@ -16,6 +16,8 @@ Read the modules in the order in which the data flows; each may import only from
     optim                the update rules that lesson 02 compares
     train                the loop, resuming, seeds, threads, devices, profiles
     evaluate             what a trained model is worth, with standard errors
+    baselines            fillings that nothing was trained for, and what a hole costs without a model
+    fillings             what the fillings of a hole are worth: near, diverse, calibrated, seamless
     recipes              one plain function per trained model; `python -m course_utils.recipes`
     ledger               every number that the course prints
     plots, widgets       tensors in, figures and boards out

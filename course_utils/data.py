@@ -388,6 +388,11 @@ def decide(kind: str, find: Callable[[], Path] = mnist_folder, things: str = "di
     return "real"
 
 
+def decide_photographs(kind: str) -> str:
+    """The same for photographs; none are downloaded, they are there or not."""
+    return decide(kind, coco64_folder, "landscapes")
+
+
 def load_digits(kind: str = "auto", *, small: bool = False) -> tuple[Splits, str]:
     """(digits, "real" or "embedded"). `small` keeps 2,000 + 500 + 500 of them, for a quick look or a test."""
     chosen = decide(kind)
@@ -407,7 +412,7 @@ def load_photographs(kind: str = "auto", *, small: bool = False) -> tuple[Splits
     downloaded. Of photographs `test` is `valid` again, as in coco64(). Raises DataError as coco64() does, and
     ValueError for an unknown kind.
     """
-    chosen = decide(kind, coco64_folder, "landscapes")
+    chosen = decide_photographs(kind)
     if chosen == "embedded":
         return scenes(400, 64, 64) if small else scenes(), chosen
     train, valid, test = coco64()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.distributions import normal_kl, normal_log_prob, normal_sample, per_image
-from course_utils.models.common import Output
+from course_utils.models.common import Output, centre
 from course_utils.models.label_vae import LabelVAE, StackedVAE
 from course_utils.models.semi_supervised_vae import HeadVAE, MixtureVAE
 
@@ -29,15 +29,16 @@ class Elbo(NamedTuple):
         """The bound itself, higher is better: (B,) nats."""
         return self.log_px - self.kl.sum(dim=1)
 
-    def loss(self, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Tensor:
+    def loss(self, beta: float | Tensor = 1.0, free_bits: float | Tensor = 0.0) -> Tensor:
         """What is minimised, a scalar: the batch mean of -log_px + beta * kl. beta = 1 is the bound.
 
-        `beta` is one number, or one for each layer (L,). A layer whose mean KL is below `free_bits` nats
-        pays that much anyway and so has no reason to fall further (Kingma et al. 2016, eq. 15).
+        `beta` and `free_bits` are one number, or one for each layer (L,). A layer whose mean KL is below
+        `free_bits` nats pays that much anyway and so has no reason to fall further (Kingma et al. 2016,
+        eq. 15).
         """
-        price = self.kl.mean(dim=0).clamp(min=free_bits)  # (L,)
-        weight = torch.as_tensor(beta).to(price.device, non_blocking=True)
-        return (weight * price).sum() - self.log_px.mean()
+        price = self.kl.mean(dim=0)  # (L,)
+        weight, least = (torch.as_tensor(t).to(price.device, non_blocking=True) for t in (beta, free_bits))
+        return (weight * torch.maximum(price, least)).sum() - self.log_px.mean()
 
 
 def elbo(model: nn.Module, x: Tensor) -> Elbo:
@@ -103,7 +104,7 @@ class LabelledElbo(NamedTuple):
         """What is maximised beside the softmax error, a bound for most models: (B,) nats."""
         return Elbo(self.log_px, self.kl).value()
 
-    def loss(self, beta: float | Tensor = 1.0, free_bits: float = 0.0) -> Tensor:
+    def loss(self, beta: float | Tensor = 1.0, free_bits: float | Tensor = 0.0) -> Tensor:
         """The mean of -log_px + beta * kl, plus the mean softmax error of those whose label is known."""
         n = len(self.softmax_error)
         weight = torch.ones_like(self.log_px)
@@ -245,6 +246,29 @@ def stacked(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Elbo, Tensor]:
     prior, log_q = exact_sum(model.m2, z[:, :, None, None], labels)
     code_kl = per_image(normal_log_prob(z, mu, log_var)) - prior.value()
     return Elbo(model.likelihood.log_prob(x, model.m1.decode(z)), code_kl.unsqueeze(1)), log_q
+
+
+# The hole of a photograph ------------------------------------------------------------------------
+
+
+def hole_bound(model: nn.Module, x: Tensor) -> Elbo:
+    """The bound of what is in the hole, given all that is around it: log p(x_hole|c) >= elbo.
+
+    x (B, 7, 64, 64) as `course_utils.holes` makes it -> Elbo.
+    """
+    return terms(model.likelihood, centre(x[:, :3]), model(x))
+
+
+def decibels(model: nn.Module, x: Tensor) -> Elbo:
+    """What a `UNet` maximises: -D/2 log(mean squared error) of each hole of D numbers, an Elbo without code.
+
+    The log-likelihood of a Gaussian whose variance is each hole's own error, up to a constant; its mean over
+    photographs is the mean PSNR in other units: a striking photograph weighs no more than a grey one.
+    """
+    hole = centre(x[:, :3])
+    error = (model(x)[0] - hole).square().flatten(start_dim=1).mean(dim=1)
+    log_px = -0.5 * hole[0].numel() * torch.log(error + 1e-3)  # below 30 dB there is little left to win
+    return Elbo(log_px, torch.zeros_like(log_px).unsqueeze(1))
 
 
 def image_bound(model: nn.Module, x: Tensor) -> Elbo:

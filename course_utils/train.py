@@ -117,7 +117,7 @@ def fit(
     lr: float = 1e-3,
     warm_up_steps: int = 0,
     warm_up_from_below: bool = False,
-    free_bits: float = 0.0,
+    free_bits: float | Tensor = 0.0,
     schedule: Callable[[int, int], float] = one_cycle,
     max_gradient: float = MAX_GRADIENT,
     skip_gradient: float = math.inf,
@@ -131,9 +131,10 @@ def fit(
 
     The optimiser is Adam unless given; `lr` is its peak, and `schedule(step, n_steps)` the share of it that a
     step takes. Gradients longer than `max_gradient` are shortened, longer than `skip_gradient` not followed
-    at all (Child 2021). `warm_up_steps` let beta rise from 0 to 1, for all layers at once or
-    one after the other from below. `free_bits` is the price that a layer pays at least, in nats. `average`
-    follows every step: torch's `AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))` is the EMA.
+    at all (Child 2021). `warm_up_steps` let beta rise from 0 to 1, for all layers at once or one after the
+    other from below. `free_bits` is the price that a layer pays at least, in nats: one for all, or one for
+    each (L,). `average` follows every step: torch's
+    `AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))` is the EMA.
     `bf16` computes the layers in bfloat16, sums stay in float32; `compile` compiles the objective.
     Stopping the cell keeps what is trained and returns it. With `state`, a path, training is saved there
     at the start, about every tenth of the way, and at the end. If that file exists, training goes on from

@@ -28,8 +28,9 @@ PYTHON = sorted(
 
 # The order of course_utils/__init__.py: a module may import only from those above it.
 ORDER = [
-    *("strokes", "scenes", "photographs", "data", "distributions", "models", "objectives", "optim", "train"),
-    *("evaluate", "recipes", "ledger", "plots", "widgets", "checks", "doctor"),
+    *("strokes", "scenes", "fetching", "captions", "developing", "photographs", "data"),
+    *("distributions", "models", "holes", "objectives", "optim", "train"),
+    *("evaluate", "baselines", "fillings", "recipes", "ledger", "plots", "widgets", "checks", "doctor"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What models share: the shape of their answer, a stack of linear layers, and convolutions."""
+"""What models share: the shape of their answer, a stack of linear layers, and convolutions over maps."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -41,6 +41,12 @@ def one_code(model: nn.Module, x: Tensor, n_draws: int) -> Output:
     return Output(px=model.decode(z), z=[z], q=[(mu, log_var)], p=[prior])
 
 
+def centre(values: Tensor) -> Tensor:
+    """The middle half of the last two axes, where lesson 06 has its hole: (..., 2H, 2W) -> (..., H, W)."""
+    height, width = values.shape[-2:]
+    return values[..., height // 4 : -(height // 4), width // 4 : -(width // 4)]
+
+
 def mlp(sizes: Sequence[int], batch_norm: bool = False) -> nn.Sequential:
     """Linear layers with a SiLU between each two: (B, sizes[0]) -> (B, sizes[-1]).
 
@@ -60,13 +66,52 @@ def conv(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """h + f(h) with two convolutions, after He et al. 2016: a block that can start as nothing."""
+    """h + f(h) with two convolutions, after He et al. 2016: a block that can start as nothing.
 
-    def __init__(self, n_channels: int):
+    Without batch norm f starts small instead, or each of a row of blocks would add to the variance of h.
+    """
+
+    def __init__(self, n_channels: int, batch_norm: bool = True):
         super().__init__()
-        self.block = nn.Sequential(
-            conv(n_channels, n_channels), nn.Conv2d(n_channels, n_channels, 3, padding=1)
-        )
+        last = nn.Conv2d(n_channels, n_channels, 3, padding=1)
+        if batch_norm:
+            self.block = nn.Sequential(conv(n_channels, n_channels), last)
+            return
+        first = nn.Conv2d(n_channels, n_channels, 3, padding=1)
+        self.block = nn.Sequential(nn.SiLU(), first, nn.SiLU(), last)
+        with torch.no_grad():
+            last.weight.mul_(0.3)
+            last.bias.zero_()
 
     def forward(self, h: Tensor) -> Tensor:  # (B, C, H, W)
         return h + self.block(h)
+
+
+def stage(n_in: int, n_out: int, stride: int) -> nn.Sequential:
+    """Maps smaller by `stride`: (B, n_in, H, W) -> (B, n_out, H / stride, W / stride)."""
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, padding=1), Residual(n_out, batch_norm=False))
+
+
+def rise(n_in: int, n_out: int) -> nn.Sequential:
+    """To maps twice as large: (B, n_in, H, W) -> (B, n_out, 2H, 2W)."""
+    return nn.Sequential(nn.SiLU(), nn.Conv2d(n_in, n_out, 1), nn.Upsample(scale_factor=2))
+
+
+def head(n_in: int, n_out: int, kernel: int = 1) -> nn.Sequential:
+    """A convolution that starts at 0."""
+    last = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.SiLU(), last)
+
+
+def descent(widths: Sequence[int], n_z: int) -> nn.Sequential:
+    """From maps and their z to the finer maps below, the side doubled at each further entry of `widths`.
+
+    (B, widths[0] + n_z, side, side) -> (B, widths[-1], ...).
+    """
+    mix = nn.Conv2d(widths[0] + n_z, widths[0], 1)
+    with torch.no_grad():
+        nn.init.dirac_(mix.weight[:, : widths[0]])  # the maps pass as they are, z is added to them
+    rises = [rise(*pair) for pair in pairwise(widths)]
+    return nn.Sequential(mix, Residual(widths[0], batch_norm=False), *rises)
