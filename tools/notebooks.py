@@ -17,7 +17,16 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbstripout import strip_output
-from series import CELL_SECONDS, NOTEBOOKS, ROOT, cores, decide_data, find_notebooks, kernel_environment
+from series import (
+    CELL_SECONDS,
+    NOTEBOOKS,
+    ROOT,
+    cores,
+    decide_data,
+    find_notebooks,
+    has_photographs,
+    kernel_environment,
+)
 
 # COCO's licences forbid showing its photographs here; the numbers of lesson 06 may still come from them.
 PUBLISHED = {"06": "embedded"}
@@ -40,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         paths = find_notebooks(options.notebooks, options.only, solutions=True)
         if options.verb == "compare":
-            return compare(paths, decide_data(os.environ.get("COURSE_DATA_KIND", "auto")))
-        for kind in {published_data(path) for path in paths}:
-            decide_data(kind)  # the lessons need it: find out now
+            return compare(paths, os.environ.get("COURSE_DATA_KIND", "auto"))
+        for path in paths:
+            decide_data(published_data(path), has_photographs(path))  # the lessons need it: find out now
     except Exception as error:
         print(f"Nothing was run: {error}", file=sys.stderr)
         return 2
@@ -107,7 +116,12 @@ def store(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 def compare(paths: list[Path], data: str) -> int:
-    """Let nbval run the notebooks in the smoke profile and compare their marked cells."""
+    """Let nbval run the notebooks in the smoke profile and compare their marked cells.
+
+    They share one environment. Where digits are at hand and photographs are not, each decides for itself.
+    """
+    found = {decide_data(data, has_photographs(path)) for path in paths}
+    data = found.pop() if len(found) == 1 else "auto"
     command = [sys.executable, "-m", "pytest", *map(str, paths), "-p", "no:cacheprovider"]
     command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", str(CELL_SECONDS["smoke"])]
     command += ["--nbval-kernel-startup-timeout", "120"]

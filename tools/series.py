@@ -9,6 +9,7 @@ failed, 2 nothing was run, since something asked for does not exist.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -30,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         sources = find_notebooks(options.notebooks, options.only, options.solutions)
-        data = decide_data(options.data)
+        for source in sources:  # the lessons need it: find out now
+            decide_data(options.data, has_photographs(source))
     except Exception as error:
         print(f"Nothing was run: {error}", file=sys.stderr)
         return 2
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         ledger.forget([source.stem for source in sources])
     jobs = options.jobs or (cores() if options.profile == "smoke" else 1)
-    series = Series(options.notebooks, options.out, options.profile, data, jobs)
+    series = Series(options.notebooks, options.out, options.profile, options.data, jobs)
     for stop in (signal.SIGINT, signal.SIGTERM):  # KeyboardInterrupt, which ends the series in good order
         signal.signal(stop, signal.default_int_handler)
     return series.run(sources)
@@ -76,14 +78,20 @@ def find_notebooks(folder: Path, only: str = "", solutions: bool = False) -> lis
     return sorted(chosen, key=lambda path: (path.stem[:2], path.parent != folder))
 
 
-def decide_data(kind: str) -> str:
+def has_photographs(source: Path) -> bool:
+    """Whether the pictures of a lesson are photographs; those of all others are digits."""
+    return source.stem.startswith("06")
+
+
+@functools.cache
+def decide_data(kind: str, photographs: bool = False) -> str:
     """Real or embedded, decided once: the lessons need not each wait for a network that is not there."""
     resolve_data_root()
     if kind == "embedded":
         return kind
     from course_utils import data
 
-    return data.decide(kind)
+    return data.decide_photographs(kind) if photographs else data.decide(kind)
 
 
 def resolve_data_root() -> None:
@@ -165,12 +173,13 @@ class Series:
         target = self.out / source.relative_to(self.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         log = target.with_suffix(".log")
-        order = {"source": str(source), "target": str(target), "profile": self.profile, "data": self.data}
+        data = decide_data(self.data, has_photographs(source))
+        order = {"source": str(source), "target": str(target), "profile": self.profile, "data": data}
         print(f"{source.stem:{self.width}}  started", flush=True)
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, __file__, "--lesson", json.dumps(order)],
-                env=kernel_environment(self.profile, self.data, self.jobs),
+                env=kernel_environment(self.profile, data, self.jobs),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -194,7 +203,7 @@ class Series:
                 "seconds": round(seconds, 1),
                 "peak_mb": round(run.peak_mb),
                 "profile": self.profile,
-                "data": self.data,
+                "data": decide_data(self.data, has_photographs(run.source)),
             }
         )
         write_json(self.out / "report.json", sorted(self.report, key=lambda row: row["notebook"]))

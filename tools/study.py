@@ -2,7 +2,7 @@
 
     python tools/study.py [--only 01] [--jobs 4]
 
-A job trains one model on one core for at most ten minutes, then measures it on the test digits. Jobs that the
+A job trains one model on one core for at most ten minutes, then measures it on the test images. Jobs that the
 ledger has are left out, and a job that was interrupted goes on where it stopped. At the end the weights
 that are best on the validation digits become the checkpoints that the course ships.
 """
@@ -21,15 +21,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from filelock import FileLock
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from course_utils import evaluate, ledger, objectives, recipes
-from course_utils.data import Images, Splits, fixed_binary, load_digits, random_subset
-from course_utils.distributions import GaussianPerPixel, GaussianShared
+from course_utils import baselines, evaluate, fillings, ledger, objectives, recipes
+from course_utils.data import (
+    Images,
+    Splits,
+    fixed_binary,
+    load_digits,
+    load_photographs,
+    random_subset,
+)
+from course_utils.distributions import DiscretisedLogistic, GaussianPerPixel, GaussianShared
 from course_utils.evaluate import Estimate, bits_per_dim, mean_and_error
+from course_utils.holes import holes_of
+from course_utils.models.common import centre
 from course_utils.models.hierarchical_vae import HierarchicalVAE
+from course_utils.models.inpainting_2017 import InpaintingVAE2017
+from course_utils.models.inpainting_vae import InpaintingVAE
 from course_utils.models.semi_supervised_vae import Classifier
+from course_utils.models.unet import UNet
 from course_utils.models.vae_2015 import ConvVAE2015, SquaredError
 from course_utils.objectives import Elbo
 from course_utils.optim import Committed2015, Final2015, July2015
@@ -42,7 +55,7 @@ STATES = ROOT / "build" / "state"
 N_DRAWS = 500  # of the importance-weighted bound
 # The recipes whose weights come with the course: 40 MB are for all lessons.
 PATIENTS = ("patient_a", "patient_b", "patient_c", "patient_d")  # of lesson 04's clinic
-SHIPPED = ("plane", "mlp_bn", "vae_2015", "conv_bn", "topdown", *PATIENTS, "mixture_prior")
+SHIPPED = ("plane", "mlp_bn", "vae_2015", "conv_bn", "topdown", *PATIENTS, "mixture_prior", "hier")
 
 
 class Job(NamedTuple):
@@ -97,6 +110,25 @@ def few_labels(train: Callable, terms: objectives.Terms | None, **parts) -> Plan
         return train(images, budget, seed, state, draw=seed, **parts)
 
     return Plan(with_draw, role="baseline", labels=recipes.N_LABELS, terms=terms)
+
+
+def on_unet(build: Callable = recipes.build_hier, role: str = "study", **parts) -> Plan:
+    """Lesson 06: a hierarchy on the U-Net of seed 0, which is trained once, by whoever comes first."""
+
+    def train(images, budget, seed, state):
+        kind = "embedded" if images.factors else "real"
+        below = STATES / f"unet_l2_{kind}_study_0.safetensors"
+        below.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(below.with_suffix(".lock")):
+            unet, _ = recipes.unet_l2(images, budget, 0, below)
+        return recipes.hier(images, budget, seed, state, unet=unet, build=build, **parts)
+
+    return Plan(train, role=role)
+
+
+def one_logistic() -> InpaintingVAE:
+    """`hier` with a likelihood that takes every number of a pixel by itself."""
+    return InpaintingVAE(UNet(), likelihood=DiscretisedLogistic())
 
 
 SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
@@ -178,6 +210,17 @@ NO_LABELS = {
     "no labels, softmax": Plan(recipes.no_labels, terms=objectives.beside_code),
     "no labels, standard VAE": Plan(partial(recipes.no_labels, beside=False)),
 }
+NO_FREE_BITS = (0.0,) * 4
+# Lesson 06: the network of 2017 and ours, and ours without one of its parts.
+HOLES = {
+    "unet_l2": Plan(recipes.unet_l2, role="baseline"),
+    "cvae_1": on_unet(recipes.build_cvae_1, role="baseline", free_bits=(0.0,)),
+    "hier_2017": Plan(recipes.hier_2017, role="baseline"),
+    "hier": on_unet(role="headline"),
+    "hier, no free bits": on_unet(free_bits=NO_FREE_BITS),
+    "hier, no warm-up": on_unet(free_bits=NO_FREE_BITS, warm_up=0.0),
+    "hier, one logistic": on_unet(one_logistic),
+}
 PLANS = {
     "mlp": Plan(recipes.mlp, role="headline", nll_digits=10_000),
     "plane": Plan(recipes.plane, nll_digits=10_000),
@@ -194,6 +237,7 @@ PLANS = {
     **REMEDIES,
     **FEW_LABELS,
     **NO_LABELS,
+    **HOLES,
     **BUDGETS,
     **ABLATIONS,
     **CLAIMS,
@@ -203,6 +247,7 @@ PLANS = {
 
 LESSON_01, LESSON_02, LESSON_03 = "01_basic_vae", "02_batch_norm_vae", "03_conv_vae"
 LESSON_04, LESSON_05 = "04_hierarchical_vae", "05_semi_supervised_vae"
+LESSON_06 = "06_coco_inpainting"
 JOBS = [
     *(Job(LESSON_01, "mlp", "real", seed) for seed in range(3)),
     *(Job(LESSON_01, "plane", data, 0) for data in ("real", "embedded")),
@@ -230,6 +275,9 @@ JOBS = [
     Job(LESSON_05, "mixture_prior", "embedded", 0),
     *(Job(LESSON_05, model, "real", seed) for seed in range(5) for model in FEW_LABELS),
     *(Job(LESSON_05, model, "real", seed) for seed in range(3) for model in NO_LABELS),
+    *(Job(LESSON_06, model, "real", 0) for model in HOLES),
+    *(Job(LESSON_06, "hier", "real", seed) for seed in (1, 2)),
+    *(Job(LESSON_06, model, "embedded", 0) for model in ("unet_l2", "hier")),
 ]
 
 
@@ -239,6 +287,9 @@ JOBS = [
 def columns(job: Job) -> dict[str, str | int]:
     """What all rows of a job have in common."""
     plan = PLANS[job.model]
+    if job.notebook == LESSON_06:
+        row = {"notebook": job.notebook, "model": job.model, "role": plan.role, "profile": "study"}
+        return row | {"data": "coco64" if job.data == "real" else "scenes", "seed": job.seed}
     source, kind = "mnist" if job.data == "real" else "digits", "grey" if plan.grey else "binary"
     common = {"notebook": job.notebook, "model": plan.ledger_name or job.model, "role": plan.role}
     draw = job.seed if plan.labels else 0
@@ -248,7 +299,8 @@ def columns(job: Job) -> dict[str, str | int]:
 
 def run(job: Job) -> None:
     """Train, keep the weights, measure on the test digits, write the rows."""
-    splits, _ = load_digits(job.data)
+    load = load_photographs if job.notebook == LESSON_06 else load_digits
+    splits, _ = load(job.data)
     plan, row = PLANS[job.model], columns(job) | {"path": LEDGER}
     name = f"{job.model.replace(' ', '_')}_{job.data}"
     started = time.process_time()
@@ -260,19 +312,22 @@ def run(job: Job) -> None:
         ledger.record(math.inf, metric="cost_2015", unit=COST, **row)
         return
     earlier = max(0.0, training.cpu_seconds - (time.process_time() - started))
-    splits = (
-        splits if plan.grey else Splits(splits.train, fixed_binary(splits.valid), fixed_binary(splits.test))
-    )
-    if not isinstance(model, Classifier):
+    measure = measure_model
+    if job.notebook == LESSON_06:
+        measure = measure_holes
+    elif job.notebook == LESSON_05:
+        measure = measure_labels
+    elif isinstance(model.likelihood, SquaredError):
+        measure = measure_2015
+    if not plan.grey and job.notebook != LESSON_06:
+        splits = Splits(splits.train, fixed_binary(splits.valid), fixed_binary(splits.test))
+    if job.notebook == LESSON_06:
+        save_holes(model, job)
+    elif not isinstance(model, Classifier):
         validation = mean_and_error(-evaluate.bound(model, splits.valid).value())
         facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
         facts |= {"neg_elbo_validation": f"{validation.value:.4f}", "unit": "nats/image"}
         save_checkpoint(model, WEIGHTS / f"{name}_{job.seed}.safetensors", **facts)
-    measure = measure_model
-    if job.notebook == LESSON_05:
-        measure = measure_labels
-    elif isinstance(model.likelihood, SquaredError):
-        measure = measure_2015
     for estimate, metric, unit in measure(model, training, splits, plan):
         # The core's time, not the wall's: other jobs run beside this one. Earlier sittings are counted in.
         now = {"steps": training.n_steps, "seconds": earlier + time.process_time()}
@@ -352,6 +407,70 @@ def measure_2015(model: nn.Module, training: Training, splits: Splits, plan: Pla
     yield active(model, splits.test), "active_units", "units"
 
 
+N_HOLES = 200  # test pictures at most
+CHUNKS = (5, 43)  # photographs that the network of 2017 reads together: as its validation did, and a batch's
+
+
+def measure_holes(model: nn.Module, training: Training, splits: Splits, plan: Plan) -> Iterator[Measurement]:
+    """How near, how diverse, how dear: `fillings` says what each number is. The price comes last."""
+    x = holes_of(random_subset(splits.test, N_HOLES))
+    if isinstance(model, UNet):
+        known = holes_of(random_subset(splits.train, 500))
+        with torch.no_grad():
+            scale = baselines.fitted_log_scale(centre(known[:, :3]), model.complete(known))
+            yield from fillings.measured_guess(x, model.complete(x), scale)
+        return
+    if isinstance(model, InpaintingVAE2017):
+        for chunk in CHUNKS:
+            yield from measure_tail(model, x, f" in {chunk}s", chunk)
+        yield from fillings.measured(model, x, chunk=CHUNKS[-1])
+        return
+    yield from measure_tail(model, holes_of(random_subset(splits.train, len(x))), " train")
+    yield from fillings.measured(model, x)
+
+
+def measure_tail(model: nn.Module, x: Tensor, suffix: str, chunk: int = 43) -> Iterator[Measurement]:
+    """What each layer costs on average and at worst, and the price of the hole, of some other pictures."""
+    bound = fillings.bounds_of(model, x, chunk=chunk)
+    for layer, kl in enumerate(bound.kl.T, start=1):
+        yield mean_and_error(kl), f"kl_layer_{layer}{suffix}", "nats/image"
+        yield Estimate(kl.max().item(), 0.0, len(kl)), f"kl_max_layer_{layer}{suffix}", "nats/image"
+    bits = bits_per_dim(-bound.value(), centre(x[0, :3]).numel())
+    yield mean_and_error(bits), f"hole_bits_per_dim{suffix}", "bits/dim"
+
+
+def save_holes(model: nn.Module, job: Job) -> None:
+    """The weights of seed 0: there is no third part of the photographs that could choose between seeds."""
+    if job.seed == 0:
+        facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
+        save_checkpoint(model, WEIGHTS / f"{job.model.replace(' ', '_')}_{job.data}_0.safetensors", **facts)
+
+
+def record_fillings() -> None:
+    """The baselines of lesson 06 that need no training."""
+    for data in ("real", "embedded"):
+        splits, _ = load_photographs(data)
+        x = holes_of(random_subset(splits.test, N_HOLES))
+        kind = {"role": "baseline", "seed": 0, "profile": "study", "path": LEDGER}
+        kind |= {"notebook": LESSON_06, "data": "coco64" if data == "real" else "scenes"}
+        others = splits.train.subset(slice(500, None))  # `nearest` must not find the picture itself
+        known = holes_of(splits.train.subset(slice(500)))
+        found = {
+            "harmonic": baselines.harmonic,
+            "ring_mean": baselines.ring_mean,
+            "nearest": partial(baselines.nearest, train=others),
+        }
+        for name, fill in found.items():
+            scale = baselines.fitted_log_scale(centre(known[:, :3]), fill(known))
+            for estimate, metric, unit in fillings.measured_guess(x, fill(x), scale):
+                ledger.record(estimate, model=name, metric=metric, unit=unit, **kind)
+        webp = mean_and_error(baselines.webp_of_hole_in_photograph(x))
+        ledger.record(webp, model="webp", metric="hole_bits_per_dim", unit="bits/dim", **kind)
+        truth = centre(x[:, :3])
+        own = mean_and_error(fillings.seam_ratio(x, truth))
+        ledger.record(own, model="photograph", metric="seam_ratio", unit="ratio", **kind)
+
+
 def active(model: nn.Module, test: Images) -> float:
     if isinstance(model, HierarchicalVAE):
         return sum(evaluate.active_units(mu) for mu in evaluate.layer_means(model, test))
@@ -361,7 +480,7 @@ def active(model: nn.Module, test: Images) -> float:
 def is_done(job: Job) -> bool:
     """Does the ledger have the row that a job writes last?"""
     rows = ledger.read(LEDGER, **columns(job))
-    last = ("active_units", "accuracy")
+    last = ("active_units", "accuracy", "hole_bits_per_dim")
     return any(row["metric"] in last or row["value"] == "inf" for row in rows)
 
 
@@ -429,6 +548,8 @@ def main() -> int:
         parser.error(f"--only {wish.only}: there are studies for {', '.join(lessons)}")
     if wish.only in ("", "01"):
         record_histograms()
+    if wish.only in ("", "06"):
+        record_fillings()
     todo = [job for job in JOBS if job.notebook.startswith(wish.only) and not is_done(job)]
     print(f"{len(todo)} of {len(JOBS)} jobs to do, {wish.jobs} at a time", flush=True)
     with ThreadPoolExecutor(wish.jobs) as pool:
