@@ -10,7 +10,7 @@ untrained, for a checkpoint to be loaded into.
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -595,8 +595,6 @@ def m1_m2(
 
 # Lesson 06 ---------------------------------------------------------------------------------------
 
-FREE_BITS = (0.0, 0.0, 60.0, 40.0)  # nats that the layers of `hier` may use for nothing, bottom first
-
 
 def with_holes(train: Images, batch_size: int, seed: int, vary: bool = True) -> HoleBatches:
     """What the networks of the lesson see: photographs varied anew each time, their middle missing."""
@@ -605,7 +603,7 @@ def with_holes(train: Images, batch_size: int, seed: int, vary: bool = True) -> 
 
 def unet_l2(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[UNet, Training]:
     """One guess at each hole, by its squared error in decibels: a baseline, and the start of `hier`."""
-    n_steps = pick(budget, smoke=4, miniature=150, quick=1_100, study=3_600, full=60_000)
+    n_steps = pick(budget, smoke=4, quick=1_200, study=3_600, full=60_000)
     torch.manual_seed(seed)
     model = UNet().to(choose_device(), memory_format=torch.channels_last)
     settings = {"objective": objectives.decibels, "lr": 1.5e-3, "state": state, "label": "unet_l2"}
@@ -613,12 +611,12 @@ def unet_l2(train: Images, budget: str, seed: int = 0, state: Path | None = None
 
 
 def build_hier() -> InpaintingVAE:
-    """Four layers of maps over the hole: two of 16x16, then 8x8 and 4x4."""
+    """Three layers of maps over the hole: of 16x16 places, 8x8 and 4x4."""
     return InpaintingVAE(UNet())
 
 
 def build_cvae_1() -> InpaintingVAE:
-    """One layer of maps in place of four: every place of the hole draws by itself."""
+    """One layer of maps in place of three: every place of the hole draws by itself."""
     return InpaintingVAE(UNet(), layers=((16, 24),))
 
 
@@ -631,14 +629,14 @@ def hier(
     unet: UNet | None = None,
     build: Callable[[], InpaintingVAE] = build_hier,
     warm_up: float = 0.9,
-    free_bits: Sequence[float] = FREE_BITS,
+    from_below: bool = True,
 ) -> tuple[InpaintingVAE, Training]:
     """The headline of lesson 06. `unet`, which is trained first if it is not given, stays as it is.
 
-    The price of the latents rises over most of the training: asked for at once, they are dropped before the
-    decoder has learned what to do with them.
+    The price of the latents rises over most of the training, that of the bottom layer first: so what can be
+    said above is said there, where it is free for longest (the network of March 2017 had this warm-up).
     """
-    n_steps = pick(budget, smoke=4, miniature=60, quick=1_000, study=2_400, full=60_000)
+    n_steps = pick(budget, smoke=4, quick=1_300, study=2_400, full=60_000)
     if unet is None:
         below = state.with_stem(f"{state.stem}_unet") if state else None
         unet, _ = unet_l2(train, budget, seed, below)
@@ -647,12 +645,12 @@ def hier(
     model.unet.load_state_dict(unet.state_dict())
     model.unet.requires_grad_(False)
     model.to(choose_device(), memory_format=torch.channels_last)
-    batches, least = with_holes(train, 16, seed), torch.tensor(free_bits[: len(model.stages)])
     trained = [values for values in model.parameters() if values.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=3e-3, betas=(0.9, 0.99), fused=True)
-    settings = {"optimizer": optimizer, "warm_up_steps": round(warm_up * n_steps), "free_bits": least}
-    settings |= {"objective": objectives.hole_bound, "state": state, "label": "hier"}
-    return model, fit(model, batches, n_steps, **settings)
+    settings = {"optimizer": optimizer, "warm_up_steps": round(warm_up * n_steps)}
+    settings |= {"objective": objectives.hole_bound, "warm_up_from_below": from_below}
+    settings |= {"state": state, "label": "hier"}
+    return model, fit(model, with_holes(train, 16, seed), n_steps, **settings)
 
 
 cvae_1 = partial(hier, build=build_cvae_1)

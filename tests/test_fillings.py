@@ -22,6 +22,7 @@ from course_utils.holes import harmonic_fill, pasted, with_hole
 from course_utils.models.common import centre
 from course_utils.models.inpainting_vae import InpaintingVAE
 from course_utils.models.unet import UNet
+from course_utils.objectives import hole_bound
 from course_utils.scenes import draw_scenes
 
 
@@ -355,6 +356,143 @@ def test_seams_show(x, truth):
     assert fillings.seam_ratio(flat, centre(flat)).tolist() == [1, 1]
     raised = fillings.seam_ratio(flat, centre(flat) + 9 / 255)
     assert raised.tolist() == pytest.approx([10, 10], rel=1e-4)
+
+
+# Do samples differ by their border only? -----------------------------------------------------------
+
+
+def rings(profile: torch.Tensor) -> torch.Tensor:
+    """A number for each distance from the rim, in its place: (..., 16) -> (..., 32, 32)."""
+    near = torch.minimum(torch.arange(32), torch.arange(32).flip(0))
+    return profile[..., torch.minimum(near[:, None], near)]
+
+
+def border_pattern(x: torch.Tensor) -> torch.Tensor:
+    smooth = centre(harmonic_fill(x[:, :3]))
+    return smooth - smooth.mean(dim=(2, 3), keepdim=True)
+
+
+def test_samples_that_differ_by_how_far_the_border_runs_do_so_in_full(x):
+    profiles = torch.randn(9, 8, 1, 16)  # another for each sample and photograph
+    samples = 0.5 + rings(profiles) * border_pattern(x)
+    torch.testing.assert_close(fillings.border_share(x, samples), torch.ones(8))
+    assert fillings.border_share(x.roll(1, 0), samples).mean() < 0.6, "any pattern would do"
+
+
+def test_samples_that_differ_by_noise_do_so_as_far_as_chance_has_it(x):
+    """16 of 3,072 numbers are free, whichever the pattern."""
+    samples = 0.5 + 0.1 * torch.randn(200, 8, 3, 32, 32)
+    for seen in (x, x.roll(1, 0)):
+        found = fillings.border_share(seen, samples)
+        assert found.shape == (8,) and found.mean().item() == pytest.approx(16 / 3072, rel=0.05)
+
+
+def test_the_border_s_share_is_one_of_the_variance(x):
+    border = rings(torch.randn(400, 8, 1, 16)) * border_pattern(x)
+    noise = 0.05 * torch.randn(400, 8, 3, 32, 32)
+    part = (border - border.mean(dim=0)).square().sum(dim=(0, 2, 3, 4))
+    whole = part + (noise - noise.mean(dim=0)).square().sum(dim=(0, 2, 3, 4))
+    expected = (part + (whole - part) * 16 / 3072) / whole
+    torch.testing.assert_close(fillings.border_share(x, border + noise), expected, atol=0.01, rtol=0)
+    assert expected.min() < 0.5 < expected.max() or expected.std() > 0.01, "the test cannot tell"
+    alike = centre(x[:, :3]).expand(4, -1, -1, -1, -1)
+    assert fillings.border_share(x, alike).max() < 1e-3, "samples that do not differ"
+
+
+# All of it -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hierarchy() -> InpaintingVAE:
+    """A small one as if trained: nothing is 0."""
+    torch.manual_seed(0)
+    unet = UNet(down=(4, 6, 8, 10, 12), up=(6, 5, 7, 9, 11))
+    model = InpaintingVAE(unet, ((16, 2), (8, 2), (4, 3)), widths=(8, 9, 10), evidence=(6, 7, 5))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    return model
+
+
+@pytest.fixture(scope="module")
+def numbers(hierarchy, x) -> dict[str, tuple]:
+    """metric: (estimate, unit), in the order in which they came."""
+    rows = [*fillings.measured(hierarchy, x, n_full=4, chunk=3)]
+    assert len({metric for _, metric, _ in rows}) == len(rows), "a metric twice"
+    return {metric: (estimate, unit) for estimate, metric, unit in rows}
+
+
+def assert_is(found: tuple, values: torch.Tensor, unit: str):
+    assert found[1] == unit and found[0].n == len(values)
+    assert found[0].value == pytest.approx(values.double().mean().item(), rel=1e-4, abs=1e-4)
+    error = values.double().std().item() / math.sqrt(len(values))
+    assert found[0].stderr == pytest.approx(error, rel=1e-3, abs=1e-5)
+
+
+def test_the_bounds_of_all_holes_come_in_order_and_repeat_themselves(hierarchy, x):
+    state, was_training = torch.get_rng_state(), hierarchy.training
+    found = fillings.bounds_of(hierarchy, x, chunk=3)
+    assert torch.equal(state, torch.get_rng_state()) and hierarchy.training == was_training
+    assert found.log_px.shape == (8,) and found.kl.shape == (8, 3) and not found.kl.requires_grad
+    torch.manual_seed(0)
+    parts = [hole_bound(hierarchy, some) for some in (x[:3], x[3:6], x[6:])]
+    assert torch.equal(found.log_px, torch.cat([part.log_px for part in parts]))
+    assert torch.equal(found.kl, torch.cat([part.kl for part in parts]))
+    assert not torch.equal(found.kl, fillings.bounds_of(hierarchy, x, chunk=3, seed=1).kl)
+
+
+def test_samples_are_measured_one_by_one_their_mean_and_the_best_of_ten(hierarchy, x, truth, numbers):
+    drawn = fillings.fillings_of(hierarchy, x, 32, chunk=3)
+    psnr = -10 * torch.log10((drawn - truth).square().mean(dim=(2, 3, 4)))
+    mean = -10 * torch.log10((drawn.mean(dim=0) - truth).square().mean(dim=(1, 2, 3)))
+    smooth = -10 * torch.log10((centre(x[:, 3:6]) - truth).square().mean(dim=(1, 2, 3)))
+    single, best = psnr.mean(dim=0), psnr[:10].max(dim=0).values
+    assert (mean - single).min() > 0.01 and (psnr.max(dim=0).values - best).max() > 0, "the test cannot tell"
+    for name, values in (("single", single), ("mean32", mean), ("best10", best)):
+        assert_is(numbers[f"hole_psnr_{name}"], values, "dB")
+    assert_is(numbers["gain_single"], single - smooth, "dB above harmonic")
+    assert_is(numbers["gain_mean32"], mean - smooth, "dB above harmonic")
+    assert_is(numbers["gain_best10"], best - single, "dB above one sample")
+    for control, name in ((fillings.noise_control, "noise"), (fillings.borrowed_control, "borrowed")):
+        psnr = fillings.hole_psnr(truth, control(drawn))
+        gain = psnr[:10].max(dim=0).values - psnr.mean(dim=0)
+        assert_is(numbers[f"gain_best10_{name}"], gain, "dB above one sample")
+    assert_is(numbers["hole_ssim"], fillings.hole_ssim(truth, drawn[0]), "SSIM")
+    assert_is(numbers["seam_ratio"], fillings.seam_ratio(x, drawn[0]), "ratio")
+    assert_is(numbers["diversity"], fillings.diversity(drawn), "grey levels")
+    full = fillings.full_draws_of(hierarchy, x, 4, chunk=3)
+    for share in (0.5, 0.8, 0.95):
+        assert_is(numbers[f"coverage_{100 * share:.0f}"], fillings.coverage(truth, full, share), "share")
+
+
+def test_the_price_is_told_by_layers_from_the_pixels_up_and_comes_last(hierarchy, x, numbers):
+    """tools/study.py takes a job for done when the ledger has its hole_bits_per_dim."""
+    bound = fillings.bounds_of(hierarchy, x, chunk=3)
+    assert sorted(name for name in numbers if name.startswith("kl_layer")) == [
+        f"kl_layer_{i}" for i in (1, 2, 3)
+    ]
+    for layer in range(3):
+        assert_is(numbers[f"kl_layer_{layer + 1}"], bound.kl[:, layer], "nats/image")
+        most, unit = numbers[f"kl_max_layer_{layer + 1}"]
+        assert (most.value, unit) == (pytest.approx(bound.kl[:, layer].max().item()), "nats/image")
+    bits = (bound.kl.sum(dim=1) - bound.log_px) / (3072 * math.log(2))
+    assert_is(numbers["hole_bits_per_dim"], bits, "bits/dim")
+    assert [*numbers][-1] == "hole_bits_per_dim"
+
+
+def test_a_single_guess_is_measured_by_the_same_names(x, truth):
+    filling, log_scale = (0.9 * centre(x[:, 3:6]) + 0.05), torch.tensor(-3.0)
+    found = {metric: (value, unit) for value, metric, unit in fillings.measured_guess(x, filling, log_scale)}
+    psnr, smooth = (
+        -10 * torch.log10((guess - truth).square().mean(dim=(1, 2, 3)))
+        for guess in (filling, centre(x[:, 3:6]))
+    )
+    assert_is(found["hole_psnr_single"], psnr, "dB")
+    assert_is(found["gain_single"], psnr - smooth, "dB above harmonic")
+    assert_is(found["hole_ssim"], fillings.hole_ssim(truth, filling), "SSIM")
+    assert_is(found["seam_ratio"], fillings.seam_ratio(x, filling), "ratio")
+    assert_is(found["hole_bits_per_dim"], baselines.residual_bits(truth, filling, log_scale), "bits/dim")
+    assert [*found][-1] == "hole_bits_per_dim" and len(found) == 5
 
 
 # The baselines -----------------------------------------------------------------------------------

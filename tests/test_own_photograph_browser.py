@@ -401,7 +401,9 @@ def test_a_silent_kernel_is_named_and_the_hole_stays_empty(own):
     own.keyboard.press("-")
     own.wait_for_selector(".op-empty.op-late")
     assert (on_canvas(own)[3][inside(own)] == 0).all(), "no filling of another hole"
-    own.wait_for_selector("text=No answer from the kernel yet", timeout=10_000)
+    own.wait_for_selector("text=No answer from the kernel yet")
+    own.wait_for_timeout(1000)
+    assert own.text_content(".op-note").startswith("No answer from the kernel yet"), "it stays there"
     own.evaluate("silent = false")
     settled(own)
     must_show(own, expected(own), within=4)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -145,6 +146,56 @@ def test_a_kernel_sees_nothing_of_the_users_jupyter(load_tool, monkeypatch):
     assert quick.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
 
 
+# Digits are real, photographs are not there --------------------------------------------------------
+
+
+@pytest.fixture
+def digits_only(monkeypatch, tmp_path):
+    """A folder of real data in which MNIST counts as whole, and no photographs are."""
+    from course_utils import data
+
+    monkeypatch.setattr(data, "MNIST_FILES", {})
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "real"))
+    monkeypatch.delenv("COURSE_DATA_KIND", raising=False)
+    (tmp_path / "real").mkdir()
+    sys.modules.pop("series", None)  # which remembers what it decided
+    yield
+    sys.modules.pop("series", None)
+
+
+def test_without_photographs_lesson_06_is_embedded_and_the_others_real(
+    digits_only, load_tool, tmp_path, monkeypatch, capsys
+):
+    """By `--data auto`: what a lesson is told, what its kernel is told, and what the report says."""
+    tool, told = load_tool("series"), []
+
+    def lesson(command, env, stdout, **rest):
+        order = json.loads(command[-1])
+        told.append((Path(order["source"]).stem, order["data"], env["COURSE_DATA_KIND"]))
+        stdout.write('{"error": ""}')
+        return SimpleNamespace(pid=0, poll=lambda: 0)
+
+    monkeypatch.setattr(tool.subprocess, "Popen", lesson)
+    monkeypatch.setattr(tool, "kernel_mb", lambda pid: 0.0)
+    for name in ("05_e", "06_f", "solutions/06_f_solutions"):
+        write_lesson(tmp_path / "in", name, LOOK)
+    folders = ["--notebooks", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.signal, "signal", lambda *_: None)
+        assert tool.main([*folders, "--data", "auto", "--solutions"]) == 0
+    expected = {"05_e": "real", "06_f": "embedded", "06_f_solutions": "embedded"}
+    assert told == [(name, data, data) for name, data in expected.items()]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {row["notebook"]: row["data"] for row in report} == expected
+    assert capsys.readouterr().out.count("uses the embedded landscapes") == 1, "decided once"
+
+
+def test_a_wish_is_kept_whatever_there_is(digits_only, load_tool):
+    decide = load_tool("series").decide_data
+    assert [decide(kind, True) for kind in ("real", "embedded")] == ["real", "embedded"]
+    assert decide("auto", False) == "real" and decide("auto", True) == "embedded"
+
+
 # tools/notebooks.py -----------------------------------------------------------------------------
 
 
@@ -214,3 +265,23 @@ def test_compare_finds_a_changed_output_and_fails_on_none(tmp_path):
     path.unlink()
     answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert answer.returncode == 2 and "no lesson" in answer.stderr
+
+
+def test_compare_leaves_it_to_each_notebook_where_they_differ(digits_only, load_tool, monkeypatch):
+    """They share one environment, so it names a kind only if it is that of all."""
+    tool, told = load_tool("notebooks"), []
+    monkeypatch.setattr(tool.subprocess, "call", lambda *_, env, **rest: told.append(env["COURSE_DATA_KIND"]))
+    for names in (["05_e"], ["06_f"], ["05_e", "06_f"]):
+        tool.compare([Path(f"{name}.ipynb") for name in names], "auto")
+    tool.compare([Path("05_e.ipynb"), Path("06_f.ipynb")], "embedded")
+    assert told == ["real", "embedded", "auto", "embedded"]
+
+
+def test_lesson_06_is_run_on_what_may_be_shown(notebooks, monkeypatch):
+    from course_utils import ledger
+
+    told = []
+    monkeypatch.setattr(ledger, "forget", lambda names: told.append(names))
+    monkeypatch.setattr(notebooks, "run", lambda path, data: told.append((path.stem, data)))
+    assert notebooks.run_all([Path("05_e.ipynb"), Path("06_f.ipynb")]) == 0
+    assert told == [["05_e", "06_f"], ("05_e", "real"), ("06_f", "embedded")]

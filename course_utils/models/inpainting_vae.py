@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.distributions import BlockLogistic, normal_sample
-from course_utils.models.common import Output, centre, descent, head, stage
+from course_utils.models.common import Output, Residual, centre, descent, head, stage
 
 Gaussian = tuple[Tensor, Tensor]  # mu, log_var
 SIDES = (16, 8, 4)  # of the hole's maps, the finest first
@@ -33,7 +33,7 @@ class InpaintingVAE(nn.Module):
     def __init__(
         self,
         unet: nn.Module,
-        layers: Sequence[tuple[int, int]] = ((16, 12), (16, 12), (8, 12), (4, 16)),
+        layers: Sequence[tuple[int, int]] = ((16, 12), (8, 12), (4, 16)),
         widths: Sequence[int] = (48, 64, 64),
         evidence: Sequence[int] = (32, 48, 48),
         likelihood: nn.Module | None = None,
@@ -60,6 +60,7 @@ class InpaintingVAE(nn.Module):
         n_params = self.likelihood.n_params
         self.decoder = nn.Sequential(
             *descent(widths[: self.stages[0] + 1][::-1], n_z[0]),
+            Residual(widths[0], batch_norm=False),
             *head(widths[0], 12 * n_params, kernel=3),
             nn.PixelShuffle(2),
             nn.Unflatten(1, (n_params, 3)),

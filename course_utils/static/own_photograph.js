@@ -70,7 +70,7 @@ const BOARD = `
 function render({ model, el }) {
   const page = build(BOARD);
   const state = () => read(model.get("line"), model.get("photographs"));
-  const board = { page, model, state, view: "filled", chosen: 0, photos: givenPhotos(model), answer: null };
+  const board = { page, model, state, view: "filled", chosen: 0, photos: givenPhotos(model), answer: null, silent: false };
 
   const save = whenIdle(() => model.save_changes());
   const go = (next) => {
@@ -215,12 +215,13 @@ function talk(board, draw) {
     isLate();
     clearTimeout(timer);
     timer = setTimeout(() => {
-      page.note.textContent = NO_ANSWER;
+      board.silent = true;
+      draw();
       ask();
     }, PATIENCE);
   };
   const answered = () => {
-    [asked, late] = ["", false];
+    [asked, late, board.silent] = ["", false, false];
     clearTimeout(timer);
   };
   const askPhotograph = () => {
@@ -445,7 +446,7 @@ function addTiles(board, choose) {
 }
 
 // All but the pictures.
-function dress({ page, view, chosen, photos, model }, now) {
+function dress({ page, view, chosen, photos, model, silent }, now) {
   const [top, left, side] = now.hole;
   const share = (part, whole) => `${(100 * part) / whole}%`;
   const lengths = {
@@ -463,9 +464,9 @@ function dress({ page, view, chosen, photos, model }, now) {
   page.tiles.querySelectorAll("input").forEach((tile, i) => (tile.checked = i === chosen));
   for (const button of page.views.children) set(button, { "aria-pressed": button.value === view });
   const unknown = Math.round(100 * beyond(now));
-  page.note.textContent =
-    "Dashed: all that the model sees, as 64×64 pixels. In the hole it sees nothing." +
-    (unknown ? ` ${unknown}\u00a0% of the dashed square lies beyond the edge and is unknown.` : "");
+  const dashed = "Dashed: all that the model sees, as 64×64 pixels. In the hole it sees nothing.";
+  const edge = unknown ? ` ${unknown}\u00a0% of the dashed square lies beyond the edge and is unknown.` : "";
+  page.note.textContent = silent ? NO_ANSWER : dashed + edge;
   const shown = { hole: "an empty hole", original: "nothing replaced" }[view];
   const what = shown ?? `filling ${chosen + 1} of ${model.get("n_fillings")} in the hole`;
   const waits = photos.has(now.name) ? "" : " It is on its way.";
