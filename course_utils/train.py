@@ -361,6 +361,13 @@ def load_state(path: Path, label: str, n_steps: int, model, optimizer, average, 
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": found["groups"]})
+    for (
+        values,
+        moments,
+    ) in optimizer.state.items():  # laid out in memory as the weights are, channels last or not
+        for key, value in moments.items():
+            if value.shape == values.shape:
+                moments[key] = torch.empty_like(values).copy_(value)
     torch.set_rng_state(tensors["rng.cpu"])
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -54,11 +54,12 @@ const BOARD = `
         <div class="op-tiles" role="radiogroup" aria-label="Filling that the photograph shows" data-name="tiles"></div>
         <p class="vae-hint op-keys">
           Drag the hole, or its corner. Keys: <kbd>←</kbd> <kbd>↑</kbd> <kbd>↓</kbd> <kbd>→</kbd> move it, with
-          <kbd>Shift</kbd> further; <kbd>+</kbd> <kbd>−</kbd> size it; <kbd>Enter</kbd> fills it again; digits choose a
-          filling; <kbd>Home</kbd> puts the hole back.
+          <kbd>Shift</kbd> further; <kbd>+</kbd> <kbd>−</kbd> size it; <kbd>Enter</kbd> fills it again; digits
+          choose a filling; <kbd>Home</kbd> puts the hole back.
         </p>
         <p class="vae-hint op-keys">
-          Your photograph goes to the kernel that runs this notebook and nowhere else. It is not saved with the notebook.
+          Your photograph goes to the kernel that runs this notebook and nowhere else. It is not saved with the
+          notebook.
         </p>
       </section>
     </div>
@@ -70,7 +71,8 @@ const BOARD = `
 function render({ model, el }) {
   const page = build(BOARD);
   const state = () => read(model.get("line"), model.get("photographs"));
-  const board = { page, model, state, view: "filled", chosen: 0, photos: givenPhotos(model), answer: null, silent: false };
+  const shown = { view: "filled", chosen: 0, answer: null, silent: false };
+  const board = { page, model, photos: givenPhotos(model), ...shown };
 
   const save = whenIdle(() => model.save_changes());
   const go = (next) => {
