@@ -361,19 +361,25 @@ def load_state(path: Path, label: str, n_steps: int, model, optimizer, average, 
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": found["groups"]})
-    for (
-        values,
-        moments,
-    ) in optimizer.state.items():  # laid out in memory as the weights are, channels last or not
-        for key, value in moments.items():
-            if value.shape == values.shape:
-                moments[key] = torch.empty_like(values).copy_(value)
+    lay_out(optimizer)
     torch.set_rng_state(tensors["rng.cpu"])
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     for key, value in found["progress"].items():
         setattr(log, key, value)
     return log.step
+
+
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give what an optimiser keeps the weights' own order in memory, which a file does not know.
+
+    A fused step takes moments and weights number by number as they lie there: with weights channels last and
+    moments channels first it would mix them up.
+    """
+    for values, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == values.shape:
+                moments[key] = torch.empty_like(values).copy_(value)
 
 
 # Checkpoints: a trained model to ship or to look at ----------------------------------------------
