@@ -7,6 +7,8 @@ out raises `photographs.VERSION`, so that everything is prepared anew.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import PurePosixPath
 
@@ -47,7 +49,7 @@ def develop(content: bytes, name: str = "", size: int = 64) -> tuple[np.ndarray,
         raise Refused(f"smaller than {size}x{size}", f"{image.width}x{image.height}")
     if image.width * image.height > MAX_PIXELS:
         raise Refused(f"over {MAX_PIXELS // 10**6} million pixels", f"{image.width}x{image.height}")
-    try:
+    with decoding():
         # A JPEG comes out of its decoder at 1/2, 1/4 or 1/8, twice as fast. Twice the final size is left for
         # the filter, so COCO's differ by 44 dB or more from those filtered as a whole.
         drafted = image.draft(None, (2 * size, 2 * size))
@@ -57,17 +59,24 @@ def develop(content: bytes, name: str = "", size: int = 64) -> tuple[np.ndarray,
         extent = drafted[1][2:] if drafted else image.size  # 425 rows at 1/2 are 212.5 of the 213 that came
         turn = UPRIGHT.get(orientation(image))
         image = to_rgb(image)
+    width, height = extent
+    left, top = max(width - height, 0) / 2, max(height - width, 0) / 2
+    image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, width - left, height - top))
+    image = image if turn is None else image.transpose(turn)
+    return np.asarray(image).transpose(2, 0, 1), notes  # (H, W, 3) -> (3, H, W)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Whatever a decoder raises within, as Refused with a reason."""
+    try:
+        yield
     except Refused:
         raise
     except Exception as error:  # the decoders raise whatever a broken file makes them stumble over
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         reason = "not enough memory" if isinstance(error, MemoryError) else reason
         raise Refused(reason, f"{type(error).__name__}: {error}") from error
-    width, height = extent
-    left, top = max(width - height, 0) / 2, max(height - width, 0) / 2
-    image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, width - left, height - top))
-    image = image if turn is None else image.transpose(turn)
-    return np.asarray(image).transpose(2, 0, 1), notes  # (H, W, 3) -> (3, H, W)
 
 
 def identify(content: bytes, name: str) -> Image.Image:

@@ -5,7 +5,7 @@ Everything here returns one value per image; `mean_and_error` reduces, once.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -76,9 +76,16 @@ def bound(
 
     `chunk` images at a time: that changes nothing but the noise, except under `batch_statistics`.
     """
+    return bound_over(model, in_chunks(model, images, chunk), objective, seed)
+
+
+def bound_over(
+    model: nn.Module, batches: Iterable[Tensor], objective: Callable[[nn.Module, Tensor], Elbo], seed: int
+) -> Elbo:
+    """The bounds of all images of the batches, one after the other, on the CPU."""
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = [objective(model, x) for x in in_chunks(model, images, chunk)]
+        parts = [objective(model, x) for x in batches]
     return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from course_utils.baselines import harmonic, residual_bits
 from course_utils.distributions import LEVELS
-from course_utils.evaluate import Estimate, bits_per_dim, evaluating, mean_and_error
+from course_utils.evaluate import Estimate, bits_per_dim, bound_over, evaluating, mean_and_error
 from course_utils.holes import pasted
 from course_utils.models.common import centre
 from course_utils.objectives import Elbo, hole_bound
@@ -251,10 +251,22 @@ Measurement = tuple[Estimate, str, str]  # value, metric, unit, as the ledger wa
 def bounds_of(model: nn.Module, x: Tensor, *, seed: int = 0, chunk: int = CHUNK) -> Elbo:
     """The bound of each hole at one draw of its latents, on the CPU: log_px (N,), kl (N, L)."""
     device = next(model.parameters()).device
-    with evaluating(model), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        parts = [hole_bound(model, some.to(device)) for some in x.split(chunk)]
-    return Elbo(*(torch.cat(term).cpu() for term in zip(*parts, strict=True)))
+    return bound_over(model, (some.to(device) for some in x.split(chunk)), hole_bound, seed)
+
+
+def measured_bound(
+    model: nn.Module, x: Tensor, suffix: str = "", chunk: int = CHUNK
+) -> Iterator[Measurement]:
+    """What each layer costs, on average and the dearest hole, and the price of the hole, which comes last.
+
+    `suffix` ends the names of the metrics, to tell other pictures or another `chunk` apart.
+    """
+    bound = bounds_of(model, x, chunk=chunk)
+    for layer, kl in enumerate(bound.kl.T, start=1):
+        yield mean_and_error(kl), f"kl_layer_{layer}{suffix}", "nats/image"
+        yield Estimate(kl.max().item(), 0.0, len(kl)), f"kl_max_layer_{layer}{suffix}", "nats/image"
+    bits = bits_per_dim(-bound.value(), centre(x[0, :3]).numel())
+    yield mean_and_error(bits), f"hole_bits_per_dim{suffix}", "bits/dim"
 
 
 def measured_guess(x: Tensor, filling: Tensor, log_scale: Tensor) -> Iterator[Measurement]:
@@ -300,9 +312,4 @@ def measured(
     for share in (0.5, 0.8, 0.95):
         covered = mean_and_error(coverage(truth, full, share))
         yield covered, f"coverage_{100 * share:.0f}", "share"
-    bound = bounds_of(model, x, chunk=chunk)
-    for layer, kl in enumerate(bound.kl.T, start=1):
-        yield mean_and_error(kl), f"kl_layer_{layer}", "nats/image"
-        yield Estimate(kl.max().item(), 0.0, len(kl)), f"kl_max_layer_{layer}", "nats/image"
-    bits = bits_per_dim(-bound.value(), truth[0].numel())
-    yield mean_and_error(bits), "hole_bits_per_dim", "bits/dim"
+    yield from measured_bound(model, x, chunk=chunk)

@@ -311,6 +311,12 @@ def run(job: Job) -> None:
         ledger.record(math.inf, metric="cost_2015", unit=COST, **row)
         return
     earlier = max(0.0, training.cpu_seconds - (time.process_time() - started))
+    # Of photographs there is no third part that could choose between seeds: seed 0 is kept.
+    if not isinstance(model, Classifier) and (job.notebook != LESSON_06 or job.seed == 0):
+        validation, unit = recipes.measure(model, splits.valid)
+        facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
+        facts |= {"neg_elbo_validation": f"{validation.value:.4f}", "unit": unit}
+        save_checkpoint(model, WEIGHTS / f"{name}_{job.seed}.safetensors", **facts)
     measure = measure_model
     if job.notebook == LESSON_06:
         measure = measure_holes
@@ -320,13 +326,6 @@ def run(job: Job) -> None:
         measure = measure_2015
     if not plan.grey and job.notebook != LESSON_06:
         splits = Splits(splits.train, fixed_binary(splits.valid), fixed_binary(splits.test))
-    if job.notebook == LESSON_06:
-        save_holes(model, job)
-    elif not isinstance(model, Classifier):
-        validation = mean_and_error(-evaluate.bound(model, splits.valid).value())
-        facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
-        facts |= {"neg_elbo_validation": f"{validation.value:.4f}", "unit": "nats/image"}
-        save_checkpoint(model, WEIGHTS / f"{name}_{job.seed}.safetensors", **facts)
     for estimate, metric, unit in measure(model, training, splits, plan):
         # The core's time, not the wall's: other jobs run beside this one. Earlier sittings are counted in.
         now = {"steps": training.n_steps, "seconds": earlier + time.process_time()}
@@ -423,31 +422,12 @@ def measure_holes(model: nn.Module, training: Training, splits: Splits, plan: Pl
         return
     if isinstance(model, InpaintingVAE2017):
         for chunk in CHUNKS:
-            yield from measure_tail(model, x, f" in {chunk}s", chunk)
+            yield from fillings.measured_bound(model, x, f" in {chunk}s", chunk)
         yield from fillings.measured(model, x, chunk=CHUNKS[-1])
         return
-    yield from measure_tail(model, holes_of(random_subset(splits.train, len(x))), " train")
+    seen = holes_of(random_subset(splits.train, len(x)))
+    yield from fillings.measured_bound(model, seen, " train", CHUNKS[-1])
     yield from fillings.measured(model, x)
-
-
-def measure_tail(model: nn.Module, x: Tensor, suffix: str, chunk: int = 43) -> Iterator[Measurement]:
-    """What each layer costs on average and at worst, and the price of the hole, of some other pictures."""
-    bound = fillings.bounds_of(model, x, chunk=chunk)
-    for layer, kl in enumerate(bound.kl.T, start=1):
-        yield mean_and_error(kl), f"kl_layer_{layer}{suffix}", "nats/image"
-        yield Estimate(kl.max().item(), 0.0, len(kl)), f"kl_max_layer_{layer}{suffix}", "nats/image"
-    bits = bits_per_dim(-bound.value(), centre(x[0, :3]).numel())
-    yield mean_and_error(bits), f"hole_bits_per_dim{suffix}", "bits/dim"
-
-
-def save_holes(model: nn.Module, job: Job) -> None:
-    """The weights of seed 0: there is no third part of the photographs that could choose between seeds."""
-    if job.seed == 0:
-        splits, _ = load_photographs(job.data)
-        measured, unit = recipes.measure(model, splits.valid)
-        facts = {"recipe": job.model, "data": job.data, "profile": "study", "seed": job.seed}
-        facts |= {"neg_elbo_validation": f"{measured.value:.4f}", "unit": unit}
-        save_checkpoint(model, WEIGHTS / f"{job.model.replace(' ', '_')}_{job.data}_0.safetensors", **facts)
 
 
 def record_fillings() -> None:

@@ -19,6 +19,7 @@ from course_utils.distributions import BlockLogistic, normal_sample
 from course_utils.models.common import Output, Residual, centre, descent, head, stage
 
 Gaussian = tuple[Tensor, Tensor]  # mu, log_var
+LIMIT = 4.0  # of a prior's log_var, either way
 SIDES = (16, 8, 4)  # of the hole's maps, the finest first
 
 
@@ -92,7 +93,7 @@ class InpaintingVAE(nn.Module):
         for level in reversed(range(len(told))):
             h = told[level] if above is None else told[level] + self.down[level](above)
             mu, raw = self.prior[level](h).float().chunk(2, dim=1)
-            p.insert(0, (mu, bounded(raw, 4.0)))
+            p.insert(0, (mu, bounded(raw, LIMIT)))
             z.insert(0, draw(level, p[0], h))
             above = torch.cat([h, z[0]], dim=1)
         px = self.decoder(above).float()

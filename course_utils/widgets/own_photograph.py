@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from course_utils.data import Images
-from course_utils.developing import MAX_PIXELS, UPRIGHT, Refused, identify, orientation, to_rgb
+from course_utils.developing import MAX_PIXELS, UPRIGHT, Refused, decoding, identify, orientation, to_rgb
 from course_utils.holes import SIDE, pasted, with_hole
 from course_utils.models.common import centre
 from course_utils.widgets.shared import described, page, still
@@ -136,18 +136,12 @@ def opened(content: bytes, name: str = "") -> Tensor:
         raise Refused(f"over {MAX_PIXELS // 10**6} million pixels")
     if max(size) > MAX_RATIO * min(size):
         raise Refused(f"more than {MAX_RATIO} times as long as wide")
-    try:
+    with decoding():
         drafted = image.draft(None, shrunk(size))  # a JPEG comes out of its decoder at 1/2, 1/4 or 1/8
         image.load()
         turn = UPRIGHT.get(orientation(image))
         extent, size = (drafted[1][2:], size) if drafted else (image.size, image.size)  # load() turns a TIFF
         image = to_rgb(image).resize(shrunk(size), Image.Resampling.LANCZOS, box=(0, 0, *extent))
-    except Refused:
-        raise
-    except Exception as error:  # the decoders raise whatever a broken file makes them stumble over
-        reason = "truncated" if "truncated" in str(error).lower() else "damaged"
-        reason = "not enough memory" if isinstance(error, MemoryError) else reason
-        raise Refused(reason, f"{type(error).__name__}: {error}") from error
     image = image if turn is None else image.transpose(turn)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from course_utils.data import Images, as_grey
 from course_utils.evaluate import bound, evaluating, in_chunks
 from course_utils.holes import pasted, with_hole
-from course_utils.models.inpainting_vae import moved, repeated
+from course_utils.models.inpainting_vae import LIMIT, moved, repeated
 from course_utils.objectives import Elbo, hole_bound
 from course_utils.widgets.shared import (
     LayersState,
@@ -30,7 +30,6 @@ from course_utils.widgets.shared import (
 )
 
 N_PHOTOGRAPHS = 500  # for means and directions
-LIMIT = 4.0  # of a prior's log_var, as in InpaintingVAE.descend
 
 
 class Filled(NamedTuple):
