@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 LOG_2PI = math.log(2 * math.pi)
 LEVELS = 256  # grey levels of an 8-bit pixel
+MAX_LOG_SCALE = 20.0  # of a logistic: at 88 the mass on one level would underflow, its log be -inf
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class DiscretisedLogistic(nn.Module):
         is right, and where it is wrong a single pixel can cost thousands of nats.
         """
         mu, log_scale = px.unbind(dim=1)
-        return mu + 0.5, (log_scale - 2).clamp(min=-7.0)
+        return mu + 0.5, (log_scale - 2).clamp(-7.0, MAX_LOG_SCALE)
 
     def mean(self, px: Tensor) -> Tensor:
         return self.location(px)[0].clamp(0, 1)
@@ -237,7 +238,7 @@ class BlockLogistic(nn.Module):
     def blocks(self, px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """mu, log_scale, each (B, 12, H/2, W/2), and weights[:, j, i] of number j for number i."""
         mu, raw, *weights = (F.pixel_unshuffle(t, 2) for t in px.unbind(dim=1))
-        return mu, (raw - 3).clamp(min=-7.0), torch.stack(weights, dim=1) * self.earlier
+        return mu, (raw - 3).clamp(-7.0, MAX_LOG_SCALE), torch.stack(weights, dim=1) * self.earlier
 
     def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
         mu, log_scale, weights = self.blocks(px)

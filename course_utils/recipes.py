@@ -584,7 +584,10 @@ def m1_m2(
     torch.manual_seed(seed)
     model = build_m1_m2()
     below = state.with_stem(f"{state.stem}_m1") if state else None
-    train_digits(model.m1, train, 2 * n_steps, batch_size=256, lr=4e-3, seed=seed, state=below, label="m1")
+    settings = {"batch_size": 256, "lr": 4e-3, "seed": seed, "state": below, "label": "m1"}
+    training = train_digits(model.m1, train, 2 * n_steps, **settings)
+    if not training.finished:  # M2 is not to learn from half an M1
+        return model, training
     model.m1.requires_grad_(False)
     model.to(choose_device())
     batches, labels = labelled_first(train, draw, N_LABELS, 200, seed, jittered=True)
@@ -637,12 +640,15 @@ def hier(
     said above is said there, where it is free for longest (the network of March 2017 had this warm-up).
     """
     n_steps = pick(budget, smoke=4, quick=1_300, study=2_400, full=60_000)
+    first = None
     if unet is None:
         below = state.with_stem(f"{state.stem}_unet") if state else None
-        unet, _ = unet_l2(train, budget, seed, below)
+        unet, first = unet_l2(train, budget, seed, below)
     torch.manual_seed(seed)
     model = build()
     model.unet.load_state_dict(unet.state_dict())
+    if first and not first.finished:  # the latents are not to learn beside half a U-Net
+        return model, first
     model.unet.requires_grad_(False)
     model.to(choose_device(), memory_format=torch.channels_last)
     trained = [values for values in model.parameters() if values.requires_grad]

@@ -46,6 +46,7 @@ DRAWN = (
     '.layer-board[data-shows="{}"]',
     '.class-board[data-shows="{}"]',
     '.photo-board[data-shows="{}"]',
+    '.own-photograph[data-shows="{}"]',
 )
 
 LEVELS = """(canvases, part) => canvases.map((canvas) => {

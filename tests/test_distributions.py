@@ -100,8 +100,11 @@ def test_a_discretised_likelihood_is_the_mass_of_its_density(likelihood, cdf):
 @pytest.mark.parametrize("likelihood", [DiscretisedLogistic()])
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("location", [-30.0, 0.0, 30.0])
-def test_a_discretised_likelihood_stays_finite_with_its_gradient_in_the_far_tail(likelihood, level, location):
-    px = torch.tensor([location, -20.0]).reshape(1, 2, 1, 1, 1).requires_grad_()
+@pytest.mark.parametrize("log_scale", [-20.0, 100.0])
+def test_a_discretised_likelihood_stays_finite_with_its_gradient_far_out(
+    likelihood, level, location, log_scale
+):
+    px = torch.tensor([location, log_scale]).reshape(1, 2, 1, 1, 1).requires_grad_()
     log_p = likelihood.log_prob(torch.full((1, 1, 1, 1), level / 255), px)
     log_p.sum().backward()
     assert log_p.isfinite().all() and px.grad.isfinite().all()

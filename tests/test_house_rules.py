@@ -11,6 +11,7 @@ import re
 import subprocess
 import symtable
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import nbformat
@@ -32,6 +33,8 @@ ORDER = [
     *("distributions", "models", "holes", "objectives", "optim", "train"),
     *("evaluate", "baselines", "fillings", "recipes", "ledger", "plots", "widgets", "checks", "doctor"),
 ]
+# What boards share, and lessons' checks: each of these, too, may import only those before it.
+SHARED = {"widgets": ["widgets", "widgets.shared", "widgets.layers"], "checks": ["checks", "checks.verdict"]}
 
 
 def name_of(path: Path) -> str:
@@ -66,12 +69,11 @@ def import_direction(module: str, tree: ast.AST) -> list[str]:
         allowed = {name for name in imported_modules(tree) if name.startswith(package)}
     elif module.startswith("models."):
         allowed = {"distributions"} | ({"models", "models.common"} - {module})
-    else:  # a board may also import what all boards share, a lesson's checks what all checks share
+    else:  # a board may also import what boards share, a lesson's checks what all checks share
         package = module.split(".")[0]
         above = ORDER[: ORDER.index(package)]
         allowed = {name for name in imported_modules(tree) if name.split(".")[0] in above}
-        shared = {"widgets": {"widgets", "widgets.shared"}, "checks": {"checks", "checks.verdict"}}
-        allowed |= shared.get(package, set())
+        allowed |= set(takewhile(lambda name: name != module, SHARED.get(package, [])))
     return [f"{module} imports {name}, which is not above it" for name in imported_modules(tree) - allowed]
 
 
@@ -475,6 +477,9 @@ def test_rules_for_modules(rule, good, bad):
         ("distributions", "from course_utils.models.vae import VAE", False),
         ("checks.lesson_02", "from course_utils.checks.verdict import judge", True),
         ("checks.lesson_02", "from course_utils.checks.lesson_01 import check_kl", False),
+        ("widgets.photo_board", "from course_utils.widgets.layers import LayersState", True),
+        ("widgets.photo_board", "from course_utils.widgets.layer_board import LayerBoard", False),
+        ("widgets.shared", "from course_utils.widgets.layers import LayersState", False),
         ("helpers", "import torch", False),
     ],
 )

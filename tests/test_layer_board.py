@@ -17,7 +17,7 @@ from course_utils.models.hierarchical_vae import HierarchicalVAE
 from course_utils.models.layers import conv_layers, mlp_layers
 from course_utils.widgets import LayerBoard, LayersState
 from course_utils.widgets.layer_board import page_hierarchy
-from course_utils.widgets.shared import directions, noise
+from course_utils.widgets.layers import directions, noise
 
 WAYS = (("direction 1", "z 1", "z 4"), ("direction 1", "direction 2"), ("direction 1", "z 2"))
 STATE = LayersState.first(("0", "3", "3b"), WAYS)

@@ -21,7 +21,7 @@ from test_layer_board import BAD, conv, mlp
 from course_utils.data import Images
 from course_utils.models.hierarchical_vae import HierarchicalVAE
 from course_utils.widgets import LayerBoard
-from course_utils.widgets.shared import noise
+from course_utils.widgets.layers import noise
 
 pytestmark = pytest.mark.browser
 

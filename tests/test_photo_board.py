@@ -19,8 +19,9 @@ from course_utils.models.inpainting_vae import SIDES, InpaintingVAE
 from course_utils.models.unet import UNet
 from course_utils.scenes import draw_scenes
 from course_utils.widgets import LayersState, PhotoBoard
+from course_utils.widgets.layers import noise
 from course_utils.widgets.photo_board import photograph_bound
-from course_utils.widgets.shared import noise, page_layers
+from course_utils.widgets.shared import page_layers
 
 WAYS = (("direction 1", "z 1"), ("direction 1", "z 4"), ("direction 1", "z 2"))
 STATE = LayersState.first(("1", "2", "3"), WAYS, in_hole=True)

@@ -46,6 +46,27 @@ def test_an_interrupted_command_goes_on_when_it_is_run_again(project, monkeypatc
     assert (project / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "images"), [(recipes.hier, data.scenes), (recipes.m1_m2, data.digits)], ids=["hier", "m1_m2"]
+)
+def test_stopped_below_nothing_is_trained_above_it(recipe, images, tmp_path, monkeypatch, capsys):
+    """A hierarchy on half a U-Net, or M2 on half an M1, would look like a finished model."""
+    train, state, real = images(300, 10, 10).train, tmp_path / "state.safetensors", data.Batches.__getitem__
+
+    def stop_at_2(self, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    monkeypatch.setattr(data.Batches, "__getitem__", stop_at_2)
+    _, training = recipe(train, "smoke", 0, state)
+    assert not training.finished
+    (stopped,) = capsys.readouterr().out.splitlines()  # one training only has begun
+    assert "stopped after 2 of" in stopped
+    monkeypatch.setattr(data.Batches, "__getitem__", real)
+    assert recipe(train, "smoke", 0, state)[1].finished
+
+
 def test_missing_weights_say_how_to_train_them(project):
     with pytest.raises(TrainingError, match=r"python -m course_utils.recipes mlp --data real"):
         recipes.load_shipped("mlp", "real")

@@ -120,7 +120,9 @@ def on_unet(build: Callable = recipes.build_hier, role: str = "study", **parts) 
         below = STATES / f"unet_l2_{kind}_study_0.safetensors"
         below.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(below.with_suffix(".lock")):
-            unet, _ = recipes.unet_l2(images, budget, 0, below)
+            unet, first = recipes.unet_l2(images, budget, 0, below)
+        if not first.finished:
+            return unet, first
         return recipes.hier(images, budget, seed, state, unet=unet, build=build, **parts)
 
     return Plan(train, role=role)
@@ -310,6 +312,8 @@ def run(job: Job) -> None:
         print(error)
         ledger.record(math.inf, metric="cost_2015", unit=COST, **row)
         return
+    if not training.finished:  # stopped by hand: half a training makes no row
+        raise KeyboardInterrupt
     earlier = max(0.0, training.cpu_seconds - (time.process_time() - started))
     # Of photographs there is no third part that could choose between seeds: seed 0 is kept.
     if not isinstance(model, Classifier) and (job.notebook != LESSON_06 or job.seed == 0):

@@ -7,7 +7,10 @@ A board has three parts, and each can be read alone:
     the page    JavaScript that draws, listens and decodes                          ../static
 
 A move asks nobody: neither the kernel, which may be training, nor the network. So a board is quick, and lives
-on in a saved page that has no kernel. One file a board; `shared` holds what they have in common.
+on in a saved page that has no kernel. Two exceptions need one: OwnPhotograph for its fillings, and LayerBoard
+if its weights are too large for the page.
+
+One file a board; `shared` holds what they have in common, `layers` what the two boards on a hierarchy have.
 
     lesson 01   the latent plane    PlaneState     LatentPlane
     lesson 02   batch norm          NormState      BatchNormBoard
@@ -25,9 +28,9 @@ from course_utils.widgets.features import FeatureState, FeatureViewer
 from course_utils.widgets.latent_plane import LatentPlane, PlaneState
 from course_utils.widgets.latent_walk import LatentWalk, WalkState
 from course_utils.widgets.layer_board import LayerBoard
+from course_utils.widgets.layers import LayersState
 from course_utils.widgets.own_photograph import HoleState, OwnPhotograph
 from course_utils.widgets.photo_board import PhotoBoard
-from course_utils.widgets.shared import LayersState
 
 __all__ = [
     "BatchNormBoard",

@@ -12,14 +12,10 @@ from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
 from course_utils.evaluate import bound, layer_means
+from course_utils.widgets.layers import LayersState, code, described_layer, directions, noise
 from course_utils.widgets.shared import (
-    LayersState,
-    code,
     described,
-    described_layer,
-    directions,
     floats,
-    noise,
     pack,
     page,
     page_layers,

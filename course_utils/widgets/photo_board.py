@@ -16,18 +16,8 @@ from course_utils.evaluate import bound, evaluating, in_chunks
 from course_utils.holes import pasted, with_hole
 from course_utils.models.inpainting_vae import LIMIT, moved, repeated
 from course_utils.objectives import Elbo, hole_bound
-from course_utils.widgets.shared import (
-    LayersState,
-    code,
-    described,
-    described_layer,
-    directions,
-    pack,
-    page,
-    page_layers,
-    page_mean,
-    still,
-)
+from course_utils.widgets.layers import LayersState, code, described_layer, directions
+from course_utils.widgets.shared import described, pack, page, page_layers, page_mean, still
 
 N_PHOTOGRAPHS = 500  # for means and directions
 
