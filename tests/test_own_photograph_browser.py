@@ -4,7 +4,6 @@ import base64
 import inspect
 import json
 
-import board_page
 import nbformat
 import numpy as np
 import pytest
@@ -70,11 +69,6 @@ HUGE = """(name) => {
   input.files = chosen.files;
   input.dispatchEvent(new Event("change"));
 }"""
-
-
-@pytest.fixture(autouse=True)
-def says_what_it_has_drawn(monkeypatch):
-    monkeypatch.setattr(board_page, "DRAWN", (*board_page.DRAWN, '.own-photograph[data-shows="{}"]'))
 
 
 def open_board(page, board: OwnPhotograph, **options) -> None:

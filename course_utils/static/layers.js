@@ -75,7 +75,7 @@ export function run({ model, el }, board, { addStarts, seen, dress, draws }) {
   };
 }
 
-// The rule, as in LayersState of widgets/shared.py ---------------------------------------------------------------
+// The rule, as in LayersState of widgets/layers.py ---------------------------------------------------------------
 //
 // A state is { start, rows }, a row { along, mode, temperature, seed, shift }; `its` has the names of the images and
 // of the directions that are there, and `in_hole`: the layers fill the hole of a photograph.
@@ -166,7 +166,7 @@ export function whoSamples(state, skip) {
   return drawn.length ? `Only layer ${drawn[0]} samples` : "";
 }
 
-// The draws, as in widgets/shared.py: each number has its own address and no other state -------------------------
+// The draws, as in widgets/layers.py: each number has its own address and no other state -------------------------
 
 function mix(h) {
   h = Math.imul(h ^ (h >>> 17), 0xed5ad4bb);
