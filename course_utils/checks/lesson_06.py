@@ -1,24 +1,41 @@
-"""Checks of lesson 06: the smooth fill by hand, decibels in the hole, the residual KL, a layer, coverage."""
+"""Checks of lesson 06: the smooth fill by hand, decibels in the hole, the residual KL, a layer, coverage.
+
+Each exercise is a handful of choices: which pixels, which mean, which unit. The known mistakes are its
+answers if one or two are made wrongly, so that a reader who slips twice is told of both at once.
+"""
 
 import contextlib
 import functools
+import itertools
 import math
-import time
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.checks.verdict import Verdict, judge
-from course_utils.distributions import LEVELS, GaussianPerPixel, normal_sample
+from course_utils.distributions import GaussianPerPixel, normal_sample
 from course_utils.holes import SIDE, harmonic_fill, pasted, rim, with_hole
 from course_utils.models.common import centre
-from course_utils.models.inpainting_vae import SIDES, Gaussian, InpaintingVAE, repeated
+from course_utils.models.inpainting_vae import SIDES, Gaussian, InpaintingVAE
 from course_utils.models.unet import UNet
 
 FIRST, LAST = SIDE // 4, 3 * SIDE // 4  # the hole is rows and columns FIRST to LAST - 1
+Answers = dict[str, Tensor | tuple[Tensor, ...]]  # what to say of each; the right one is that of ""
+
+
+def with_slips(answer: Callable, *choices: dict[str, object]) -> Answers:
+    """What `answer` makes of one way from each choice, at most two of them wrong; the fewest slips first.
+
+    A choice maps what to say of a way to the way itself. Its right way is that of "".
+    """
+    ways = [way for way in itertools.product(*choices) if sum(map(bool, way)) <= 2]
+    answers = {}
+    for way in sorted(ways, key=lambda way: sum(map(bool, way))):  # two slips may look like one
+        parts = [choice[text] for choice, text in zip(choices, way, strict=True)]
+        answers[" ".join(filter(None, way))] = answer(*parts)
+    return answers
 
 
 def pictures(n: int, seed: int) -> Tensor:
@@ -28,85 +45,97 @@ def pictures(n: int, seed: int) -> Tensor:
 
 # The smooth fill, by hand -------------------------------------------------------------------------
 
-SWEEPS, MANY = (0, 1, 2, 12), 2_000
-PATIENCE = 0.1  # seconds for all of SWEEPS: a loop over pixels takes longer, slices a fiftieth
-CROSS = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 4
-CORNERS = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 0, 1]]) / 4
-ITSELF = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+SWEEPS = (0, 1, 4)
 
 
 def check_relax(relax: Callable[[Tensor, int], Tensor]) -> Verdict:
     """relax(x, n_sweeps): the hole at the mean of its rim, then n_sweeps times each of its pixels the mean of
     its four neighbours, all at once; (B, C, 64, 64) -> the same."""
-    x, mistakes, seconds = pictures(2, seed=1), wrong_fills(), 0.0
-
-    def attempt() -> list:
-        nonlocal seconds
-        seconds = time.process_time()
-        answers = [relax(x.clone(), n) for n in SWEEPS]
-        seconds = time.process_time() - seconds
-        return answers
-
-    right = {f"After {n} sweeps": swept(x, n) for n in SWEEPS}
-    verdict = judge(attempt, right, "", mistakes)
-    if verdict:
-        return long_run(relax, x, is_fast=seconds < PATIENCE)
-    if verdict.message in mistakes:
-        return verdict
-    return Verdict(False, fault_of_relaxing(relax, x) or verdict.message)
-
-
-def long_run(relax: Callable[[Tensor, int], Tensor], x: Tensor, is_fast: bool) -> Verdict:
-    """Of a function that is right for a few sweeps: does it spare x, does it reach the smooth fill?"""
-    given = x.clone()
-    relax(given, 2)
-    if not torch.equal(given, x):
-        return Verdict(
-            False,
-            "The right answer, but x is changed as well, and whoever called you loses it. Begin with "
-            "x = x.clone().",
-        )
-    if not is_fast:
-        return Verdict(
-            True,
-            "Each sweep spreads the rim inwards. Yours goes pixel by pixel: four slices of the whole "
-            "hole, one for each neighbour, add up at once and are a hundred times faster.",
-        )
-    praise = (
-        f"Each sweep spreads the rim inwards by a pixel; after {MANY:,} nothing moves, and that is "
-        "holes.harmonic_fill."
-    )
-    verdict = judge(lambda: relax(given, MANY), harmonic_fill(x), praise, {})
-    if verdict or "stops with" in verdict.message:
-        return verdict
-    return Verdict(
-        False,
-        f"A few sweeps are right, but after {MANY:,} it should be holes.harmonic_fill, and is not. Do you "
-        "stop early?",
-    )
+    x, answers = pictures(2, seed=1), fills()
+    given = [x.clone() for _ in SWEEPS]
+    right = dict(zip([f"After {n} sweeps" for n in SWEEPS], answers[""], strict=True))
+    praise = "Each sweep carries the rim a pixel inwards; 2,000 are as good as holes.harmonic_fill."
+    verdict = judge(lambda: list(map(relax, given, SWEEPS)), right, praise, answers)
+    if "True value" in verdict.message:  # the right shape, and no known mistake
+        return Verdict(False, fault_of_relaxing(relax, x) or verdict.message)
+    if verdict and not all(torch.equal(each, x) for each in given):
+        return Verdict(False, "The right answer, but x is changed as well: begin with x = x.clone().")
+    return verdict
 
 
 @functools.cache
-def wrong_fills() -> dict[str, tuple[Tensor, ...]]:
-    """After each of SWEEPS, what the known mistakes make of the picture that the reader's function gets."""
+def fills() -> Answers:
+    """After each of SWEEPS: the fill, and what the known mistakes make of it."""
     x = pictures(2, seed=1)
-    return {
-        "That is the hole alone. Return the whole picture: pasted(x, hole) from course_utils.holes.": tuple(
-            centre(swept(x, n)) for n in SWEEPS
+
+    def answer(start: Tensor, sweep: Callable, count: Callable, part: Callable) -> tuple[Tensor, ...]:
+        return tuple(part(swept(x, count(n), start, sweep)) for n in SWEEPS)
+
+    counts = {
+        "": lambda n: n,
+        "You take one sweep too many: range(n_sweeps).": lambda n: n + 1,
+        "You sweep once, whatever n_sweeps is: put it into a loop.": lambda n: min(n, 1),
+        # No sweeps, or none of the outermost pixels, or over the hole alone, its own edge around it.
+        "The hole stays as it starts: the rim never gets in. Its outermost pixels have neighbours outside: "
+        "sweep over them too, and average in the whole picture.": lambda n: 0,
+    }
+    parts = {"": lambda x: x, "That is the hole alone. Return the whole picture: pasted(x, hole).": centre}
+    return with_slips(answer, starts(x), sweeps(), counts, parts) | {
+        "You overwrite a pixel before its right and lower neighbours have read it (Gauss-Seidel). That "
+        "arrives sooner, but depends on the order: take all means from the old picture, then replace.": (
+            answer(starts(x)[""], in_place, counts[""], parts[""])
         ),
-        **wrong_starts(x),
-        **wrong_neighbours(x),
-        **wrong_orders(x),
+        "That is the smooth fill itself, whatever n_sweeps is. Here it is approached step by step.": (
+            (harmonic_fill(x),) * len(SWEEPS)
+        ),
     }
 
 
-def swept(x: Tensor, n: int, weights: Tensor = CROSS, start: Tensor | None = None) -> Tensor:
-    """n sweeps, in each of which every pixel of the hole becomes this mean of the nine around it."""
-    start = rim(x).mean(dim=-1)[..., None, None] if start is None else start
-    x = pasted(x, start.expand_as(centre(x)))
+def swept(x: Tensor, n: int, start: Tensor, sweep: Callable[[Tensor], Tensor]) -> Tensor:
+    """The hole as it starts, then n sweeps, of which the hole is kept."""
+    x = pasted(x, start)
     for _ in range(n):
-        x = pasted(x, centre(blended(x, weights)))
+        x = pasted(x, centre(sweep(x)))
     return x
+
+
+def starts(x: Tensor) -> dict[str, Tensor]:
+    """What is in the hole before the first sweep."""
+    whole, hole = x.mean(dim=(2, 3)), centre(x).mean(dim=(2, 3))  # (B, C)
+    means = {
+        "": rim(x).mean(dim=-1),
+        "Your mean is that of the whole picture, and so of the hole as well. Take rim(x) alone.": whole,
+        "Your mean is that of what the hole held, which is to be guessed. Take that of rim(x).": hole,
+        "Your mean is that of all known pixels. Take those next to the hole, rim(x).": (4 * whole - hole) / 3,
+    }
+    axes = {
+        "": lambda mean: mean,
+        "All three colours have one mean: each has its own.": lambda mean: mean.mean(dim=1, keepdim=True),
+        "You start with one number for everything. Each picture and channel has its own: dim=-1.": torch.mean,
+    }
+    return with_slips(lambda mean, over: over(mean)[..., None, None], means, axes) | {
+        "You start with what the hole held, which is to be guessed: start with rim(x).": centre(x),
+        "You start with black. Start with the mean of the rim: it is nearer.": torch.zeros_like(centre(x)),
+    }
+
+
+def sweeps() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Each gives a picture whose hole is that after one sweep."""
+    square, itself = torch.ones(3, 3), torch.zeros(3, 3)
+    itself[1, 1] = 1
+    cross = torch.tensor([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    four = "Take the four above, below, left and right."
+    weights = {
+        "": cross / 4,
+        f"You average eight neighbours, corners included. {four}": (square - itself) / 8,
+        f"You average all nine, corners and the pixel itself included. {four}": square / 9,
+        f"You average the pixel itself as well. {four}": (cross + itself) / 5,
+        "You add the neighbours up. Divide by 4.": cross,
+    }
+    return {text: functools.partial(blended, weights=kernel) for text, kernel in weights.items()} | {
+        "You average the hole alone, with zeros around it. Its outermost pixels have neighbours in the "
+        "picture: average there.": lambda x: pasted(x, blended(centre(x), cross / 4))
+    }
 
 
 def blended(x: Tensor, weights: Tensor) -> Tensor:
@@ -114,140 +143,26 @@ def blended(x: Tensor, weights: Tensor) -> Tensor:
     return F.conv2d(x.flatten(0, 1)[:, None], weights[None, None], padding=1).view_as(x)
 
 
-def wrong_starts(x: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """The right sweeps, from another filling."""
-    mean, around = rim(x).mean(dim=-1), x[..., FIRST - 1 : LAST + 1, FIRST - 1 : LAST + 1]
-    n_hole, n_ring = (SIDE // 2) ** 2, around[0, 0].numel() - (SIDE // 2) ** 2
-    hole = centre(x).sum(dim=(2, 3))
-    starts = {
-        "You start with what the hole held: that is to be guessed, so it must not be looked at. Start with "
-        "the mean of the rim.": centre(x),
-        "You start with the mean of the whole picture, and so with what the hole held. Take rim(x) alone.": (
-            x.mean(dim=(2, 3))
-        ),
-        "You start with the mean of what the hole held. That is to be guessed: take the mean of rim(x).": (
-            hole / n_hole
-        ),
-        "You start with the mean of all known pixels. Asked for is that of the rim, the pixels next to the "
-        "hole.": (x.sum(dim=(2, 3)) - hole) / (SIDE**2 - n_hole),
-        "You start with the mean of all that surrounds the hole, corners included. They are no neighbours of "
-        "its pixels: rim(x) leaves them out.": (around.sum(dim=(2, 3)) - hole) / n_ring,
-        "You start with black. Start with the mean of the rim: it is nearer.": torch.zeros_like(mean),
-        "You start with grey. Start with the mean of the rim: it is nearer.": torch.full_like(mean, 0.5),
-        "You start with one mean for all three colours. Each channel has its own.": (
-            mean.mean(dim=1, keepdim=True).expand_as(mean)
-        ),
-        "You start with one mean for the whole batch. Each picture has its own.": (
-            mean.mean(dim=0, keepdim=True).expand_as(mean)
-        ),
-        "You start with one number for everything. Each picture and channel has its own mean: dim=-1.": (
-            mean.mean().expand_as(mean)
-        ),
-    }
-    starts = {text: start if start.ndim == 4 else start[..., None, None] for text, start in starts.items()}
-    return {text: tuple(swept(x, n, start=start) for n in SWEEPS) for text, start in starts.items()}
-
-
-def wrong_neighbours(x: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """The right start, then the mean of other pixels."""
-    upright = torch.tensor([[0, 1, 0], [0, 0, 0], [0, 1, 0]]) / 2
-    weights = {
-        "You average eight neighbours. Those at the corners do not count: above, below, left, right.": (
-            CROSS + CORNERS
-        )
-        / 2,
-        "You average all nine, the pixel itself and its corners. Take the four: above, below, left, right.": (
-            (4 * CROSS + 4 * CORNERS + ITSELF) / 9
-        ),
-        "The pixel itself is in your mean. It becomes that of its four neighbours alone.": (
-            (4 * CROSS + ITSELF) / 5
-        ),
-        "You average the four at the corners. Take those above, below, left and right.": CORNERS,
-        "You take the neighbours above and below alone. Left and right count as well.": upright,
-        "You take the neighbours left and right alone. Above and below count as well.": upright.T,
-        "You add the neighbours up. Divide by 4.": 4 * CROSS,
-    }
-    mistakes = {text: tuple(swept(x, n, kernel) for n in SWEEPS) for text, kernel in weights.items()}
-    mistakes[
-        "You average the hole alone, with zeros around it. Its outermost pixels have neighbours in the "
-        "picture: average there."
-    ] = tuple(alone(x, n) for n in SWEEPS)
-    return mistakes
-
-
-def alone(x: Tensor, n: int) -> Tensor:
-    """n sweeps over the hole, cut out, zeros around it."""
-    hole = centre(swept(x, 0))
-    for _ in range(n):
-        hole = blended(hole, CROSS)
-    return pasted(x, hole)
-
-
-def wrong_orders(x: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """The right start and the right mean, but in place, too seldom or too often."""
-    return {
-        "You overwrite a pixel before its right and lower neighbours have read it (Gauss-Seidel). That "
-        "arrives sooner, but depends on the order: take all means from the old picture, then replace.": tuple(
-            pixel_by_pixel(x, n) for n in SWEEPS
-        ),
-        "You overwrite a row before the row below has read it. That arrives sooner, but depends on the "
-        "order: take all means from the old picture, then replace.": tuple(row_by_row(x, n) for n in SWEEPS),
-        "You take one sweep too many: range(n_sweeps).": tuple(swept(x, n + 1) for n in SWEEPS),
-        "You take one sweep too few: range(n_sweeps).": tuple(swept(x, max(n - 1, 0)) for n in SWEEPS),
-        "You sweep once, whatever n_sweeps is: put it into a loop.": tuple(
-            swept(x, min(n, 1)) for n in SWEEPS
-        ),
-        # No sweeps, or none of the outermost pixels, or over the hole alone, its own edge around it.
-        "The hole stays as it starts: the rim never gets in. The outermost pixels of the hole are missing as "
-        "well, and have neighbours outside it: average in the whole picture.": tuple(
-            swept(x, 0) for n in SWEEPS
-        ),
-        "That is the smooth fill itself, whatever n_sweeps is. Here it is approached step by step.": tuple(
-            harmonic_fill(x) for n in SWEEPS
-        ),
-    }
-
-
-def pixel_by_pixel(x: Tensor, n: int) -> Tensor:
-    """Gauss-Seidel from the top left. A diagonal at a time is the same: its pixels are no neighbours."""
-    x, side = swept(x, 0), SIDE // 2
-    for diagonal in list(range(2 * side - 1)) * n:
-        i = torch.arange(max(0, diagonal - side + 1), min(diagonal, side - 1) + 1)
-        row, column = FIRST + i, FIRST + diagonal - i
-        upright = x[..., row - 1, column] + x[..., row + 1, column]
-        x[..., row, column] = (upright + x[..., row, column - 1] + x[..., row, column + 1]) / 4
-    return x
-
-
-def row_by_row(x: Tensor, n: int) -> Tensor:
-    """From the top: each row reads the new row above it."""
-    x = swept(x, 0)
-    for row in list(range(FIRST, LAST)) * n:
-        x[..., row, FIRST:LAST] = blended(x[..., row - 1 : row + 2, :], CROSS)[..., 1, FIRST:LAST]
+def in_place(x: Tensor) -> Tensor:
+    """A sweep from the top left, which reads what it has written (Gauss-Seidel)."""
+    x = x.clone()
+    for i, j in itertools.product(range(FIRST, LAST), repeat=2):
+        x[..., i, j] = (x[..., i - 1, j] + x[..., i + 1, j] + x[..., i, j - 1] + x[..., i, j + 1]) / 4
     return x
 
 
 def fault_of_relaxing(relax: Callable[[Tensor, int], Tensor], x: Tensor) -> str | None:
     """What is wrong with a function that makes none of the known mistakes, if it can be seen from outside."""
+    is_hole = pasted(torch.zeros(SIDE, SIDE), torch.ones(SIDE // 2, SIDE // 2)).bool()
     with contextlib.suppress(Exception):
         after, other = relax(x.clone(), 2), relax(pasted(x, 1 - centre(x)), 2)
-        is_hole = pasted(torch.zeros(1, 1, SIDE, SIDE), torch.ones(1, 1, SIDE // 2, SIDE // 2)).bool()
-        if after.shape != x.shape:
-            return None
         kept = after == x
-        if not kept[~is_hole.expand_as(x)].all():
-            near = kept.clone()
-            near[..., FIRST - 2 : LAST + 2, FIRST - 2 : LAST + 2] = True
-            if near.all():
-                return "Your hole is shifted or too large: it is x[..., 16:48, 16:48], and the rest is known."
-            return "You change known pixels. Only those of the hole become the mean of their neighbours."
-        if kept[is_hole.expand_as(x)].any():
+        if not kept[..., ~is_hole].all():
+            return "You change known pixels. Replace those of the hole alone, x[..., 16:48, 16:48]."
+        if kept[..., is_hole].any():
             return "A part of the hole stays as it was: it is x[..., 16:48, 16:48]."
-        if not torch.allclose(centre(after), centre(other), atol=1e-6):
-            return (
-                "What the hole held changes your answer. It is to be guessed: start with the mean of rim(x), "
-                "and read nothing else of the hole."
-            )
+        if not torch.allclose(after[..., is_hole], other[..., is_hole], atol=1e-6):
+            return "What the hole held changes your answer, but is to be guessed. Read rim(x) alone."
     return None
 
 
@@ -259,78 +174,51 @@ def check_hole_decibels(hole_decibels: Callable[[Tensor, Tensor], Tensor]) -> Ve
     error there, and of that the mean; whole pictures (B, 3, 64, 64) twice -> () dB."""
     truth, noise = pictures(4, seed=2), pictures(4, seed=3) - 0.5
     sizes = torch.tensor([0.1, 0.3, 0.5, 0.9])[:, None] * torch.tensor([0.6, 1, 1.3])  # of photograph, colour
-    slope = torch.linspace(0.5, 1.5, SIDE)  # more error to the right
-    filling = pasted(truth, centre(truth + sizes[..., None, None] * slope * noise))
-    right = decibels(centre(filling - truth).square().flatten(1).mean(dim=1)).mean()
-    mistakes = wrong_errors(filling - truth) | wrong_decibels(filling - truth)
+    filling = pasted(truth, centre(truth + sizes[..., None, None] * noise))
+    answers = decibels(filling - truth)
     praise = "Ten decibels more are a tenth of the squared error. Known pixels earn none."
-    return judge(lambda: hole_decibels(truth.clone(), filling.clone()), right, praise, mistakes)
+    return judge(lambda: hole_decibels(truth.clone(), filling.clone()), answers[""], praise, answers)
 
 
-def decibels(squared_error: Tensor) -> Tensor:
-    return -10 * torch.log10(squared_error)
-
-
-def wrong_errors(difference: Tensor) -> dict[str, Tensor]:
-    """-10 log10 of something else than each photograph's mean squared error in its hole."""
-    hole = centre(difference)
-    each, far = hole.square().flatten(1).mean(dim=1), slice(FIRST + 1, LAST + 1)
-    early, small = slice(FIRST - 1, LAST - 1), slice(FIRST, LAST - 1)
-    errors = {
+def decibels(difference: Tensor) -> Answers:
+    """The mean PSNR of a difference that is 0 outside the hole, and what the known mistakes make of it."""
+    places = {
+        "": slice(FIRST, LAST),
         "You average over the whole picture. Three quarters of it are known, where the error is 0: that is a "
-        "gift of 6 dB. Take centre(...) of both.": each / 4,
-        "You average the error over all photographs, then take the log. Take the log of each photograph's, "
-        "and average last: else the worst decides.": each.mean(),
-        "You average over whole pictures, and over all of them before the log. The hole only, the log of "
-        "each photograph's, and average last.": each.mean() / 4,
-        "You sum the squared error over the hole. Take its mean.": hole.square().flatten(1).sum(dim=1),
-        "You take the log for each colour. A photograph has one error: average over its colours as well.": (
-            hole.square().mean(dim=(2, 3))
-        ),
-        "You take the log of each pixel's error. Average over the hole first.": hole.square(),
-        "You take the root first. Then it is 20 log10 of it; without the root, 10 log10.": each.sqrt(),
-        "You average the difference, then square it: errors of opposite sign cancel. Square first.": (
-            hole.flatten(1).mean(dim=1).square()
-        ),
-        "You take the absolute error. Decibels here are those of the squared one.": (
-            hole.abs().flatten(1).mean(dim=1)
-        ),
-        "You square the mean absolute error. Square each difference, then average.": (
-            hole.abs().flatten(1).mean(dim=1).square()
-        ),
-        "Your value is infinite, no error at all: you look where nothing was missing. The hole is "
-        "x[..., 16:48, 16:48].": torch.zeros(()),
-        "Your hole lies a row and a column too far. It is x[..., 16:48, 16:48].": (
-            difference[..., far, far].square().flatten(1).mean(dim=1)
-        ),
-        "Your hole begins a row and a column too early. It is x[..., 16:48, 16:48].": (
-            difference[..., early, early].square().flatten(1).mean(dim=1)
-        ),
-        "Your hole lacks its last row and column: 16:48 ends with 47.": (
-            difference[..., small, small].square().flatten(1).mean(dim=1)
-        ),
+        "gift of 6 dB. Take centre(...) of both.": slice(None),
+        "Your hole lacks its last row and column: 16:48 ends with 47.": slice(FIRST, LAST - 1),
     }
-    return {text: decibels(error).mean() for text, error in errors.items()}
-
-
-def wrong_decibels(difference: Tensor) -> dict[str, Tensor]:
-    """Something else than -10 log10 of the right errors, or than their mean."""
-    each = centre(difference).square().flatten(1).mean(dim=1)
-    right = decibels(each).mean()
-    return {
-        "That is the natural log. Decibels are 10 times log10.": -10 * each.log().mean(),
-        "That is log2. Decibels are 10 times log10.": -10 * each.log2().mean(),
-        "The factor is 10 for a squared error. 20 is for its root.": 2 * right,
-        "The sign is turned round: less error, more decibels. -10 log10.": -right,
-        "The 10 is missing: those are bels.": right / 10,
-        "The log is missing: that is the mean squared error.": each.mean(),
-        "You set the brightest pixel to 255. Here pixels are in [0, 1], so it is 1, and drops out.": (
-            right + 20 * math.log10(LEVELS - 1)
-        ),
-        "You divide by 255. Pixels are in [0, 1] already.": right + 40 * math.log10(LEVELS - 1),
-        "Those are the decibels of each photograph. Average them.": decibels(each),
-        "You sum over the photographs. Average.": decibels(each).sum(),
+    sizes = {
+        "": torch.square,
+        "You take the absolute error. Decibels are those of the squared one.": torch.abs,
     }
+    means = {
+        "": lambda error: error.mean(dim=(1, 2, 3)),
+        "You take the log of one error for all photographs: the worst decides. Take that of each, then "
+        "average.": torch.mean,
+        "You sum the error over the hole. Take its mean.": lambda error: error.sum(dim=(1, 2, 3)),
+        "You take the log for each colour. Average over them first.": lambda error: error.mean(dim=(2, 3)),
+        "You take the log of each pixel's error. Average over the hole first.": lambda error: error,
+    }
+    units = {
+        "": lambda error: -10 * error.log10().mean(),
+        "That is the natural log. Decibels are 10 times log10.": lambda error: -10 * error.log().mean(),
+        "The factor is 10. 20 is for the root of a squared error.": lambda error: -20 * error.log10().mean(),
+        "You take 10 log10 of the root. Leave the root out.": lambda error: -5 * error.log10().mean(),
+        "The sign is turned round: less error, more decibels.": lambda error: 10 * error.log10().mean(),
+        "The 10 is missing: those are bels.": lambda error: -error.log10().mean(),
+        "The log is missing: that is the error itself.": torch.mean,
+        "Your brightest pixel is 255. Here pixels are in [0, 1], so it is 1, and drops out.": (
+            lambda error: -10 * (error / 255**2).log10().mean()
+        ),
+        "Those are the decibels of each photograph. Average them.": lambda error: -10 * error.log10(),
+        "You sum over the photographs. Average.": lambda error: -10 * error.log10().sum(),
+    }
+
+    def answer(place: slice, size: Callable, mean: Callable, unit: Callable) -> Tensor:
+        return unit(mean(size(difference[..., place, place])))
+
+    return with_slips(answer, places, sizes, means, units)
 
 
 # The price of a residual posterior ----------------------------------------------------------------
@@ -340,81 +228,110 @@ def check_residual_kl(residual_kl: Callable[[Tensor, Tensor], Tensor]) -> Verdic
     """residual_kl(a, b): KL( N(mu + sigma a, var exp(b)) || N(mu, var) ), element by element, in nats;
     the same for every mu and var. (B, C, H, W) twice -> the same."""
     a, b = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(4))
-    right = 0.5 * (b.exp() + a**2 - 1 - b)
-    mistakes = wrong_terms(a, b) | {
-        "You sum over everything. Return the price of each element: summed it is later.": right.sum(),
-        "You sum over the latents of each photograph. Return the price of each element.": right.flatten(
-            1
-        ).sum(1),
-        "You average over everything. Return the price of each element.": right.mean(),
-        "You average over the latents of each photograph. Return the price of each element.": (
-            right.flatten(1).mean(1)
-        ),
-        "Those are bits. Here all is in nats.": right / math.log(2),
-        "You sum over the channels. Return the price of each element.": right.sum(dim=1),
-    }
+    answers = prices(a, b)
     praise = "The prior drops out: in units of it the posterior is N(a, exp(b)), and the prior N(0, 1)."
-    return judge(lambda: residual_kl(a.clone(), b.clone()), right, praise, mistakes)
+    return judge(lambda: residual_kl(a.clone(), b.clone()), answers[""], praise, answers)
 
 
-def wrong_terms(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """Element by element, from formulas that are not quite the KL."""
-    right, moved = 0.5 * (b.exp() + a**2 - 1 - b), 0.5 * a**2
-    return {
-        "The -1 is missing: at a = b = 0 the posterior is the prior, and the price must be 0.": right + 0.5,
-        "The 1 has the wrong sign: at a = b = 0 the price must be 0. Subtract it.": right + 1,
-        "It is twice too large: the factor 1/2 is missing.": 2 * right,
-        "The factor 1/2 is for all four terms: set brackets.": 0.5 * b.exp() + a**2 - 1 - b,
-        "The sign is turned round: a KL divergence is never negative.": -right,
-        "b has the wrong sign: a narrow posterior is dear, so subtract it.": right + b,
-        "b has the wrong sign in the exponent: the ratio of the variances is exp(b).": (
-            0.5 * ((-b).exp() + a**2 - 1 - b)
-        ),
-        "b has the wrong sign in both places: exp(b), and -b.": 0.5 * ((-b).exp() + a**2 - 1 + b),
-        "You read b as the log of a deviation. exp(b) multiplies the *variance*: no factor 2.": (
+def prices(a: Tensor, b: Tensor) -> Answers:
+    """The KL of each element, and what the known mistakes make of it."""
+    factors = {  # of exp(b), and of the rest
+        "": (0.5, 0.5),
+        "It is twice too large: the factor 1/2 is missing.": (1, 1),
+        "The factor 1/2 is for all four terms: set brackets.": (0.5, 1),
+        "The sign is turned round: a KL divergence is never negative.": (-0.5, -0.5),
+    }
+    keep = "Return the price of each element."
+    totals = {
+        "": lambda price: price,
+        f"You sum over everything. {keep}": torch.sum,
+        f"You sum over the latents of each photograph. {keep}": lambda price: price.sum(dim=(1, 2, 3)),
+        f"You average over everything. {keep}": torch.mean,
+    }
+
+    def answer(
+        ratio: Tensor, distance: Tensor, one: int, log: Tensor, factor: tuple, total: Callable
+    ) -> Tensor:
+        return total(factor[0] * ratio + factor[1] * (distance + one + log))
+
+    return with_slips(answer, *terms(a, b), factors, totals) | {
+        "You read b as the log of a deviation: exp(b) multiplies the *variance*.": (
             0.5 * ((2 * b).exp() + a**2 - 1 - 2 * b)
         ),
-        "You square exp(b). It is the ratio of the variances already.": 0.5 * ((2 * b).exp() + a**2 - 1 - b),
-        "You halve b in the exponent. The ratio of the variances is exp(b), without a root.": (
-            0.5 * ((b / 2).exp() + a**2 - 1 - b)
-        ),
-        "You halve b, in both places. exp(b) is the ratio of the variances, not of the deviations.": (
-            0.5 * ((b / 2).exp() + a**2 - 1 - b / 2)
-        ),
-        "b is the log of the ratio: take its exp for the ratio, and itself for the log.": (
-            0.5 * (b + a**2 - 1 - b.log())
-        ),
-        "a is not squared. To the left is as far as to the right.": right - moved + 0.5 * a,
-        "You take the size of a. The price grows with its square.": right - moved + 0.5 * a.abs(),
-        "a is missing: moving away from the prior's mean costs a² / 2.": right - moved,
-        "exp(b) is missing: a wide posterior has a price as well.": right - 0.5 * b.exp(),
-        "-b is missing: a narrow posterior would be a bargain.": right + 0.5 * b,
-        "a and b are exchanged: a moves the mean, exp(b) widens.": 0.5 * (a.exp() + b**2 - 1 - a),
         "That is KL(prior || posterior). The mean is taken under the posterior: its variance, exp(b), stands "
         "above.": 0.5 * ((-b).exp() * (1 + a**2) - 1 + b),
-        "You divide a² by exp(b). Distances are measured in widths of the prior, and a is that already.": (
-            0.5 * (b.exp() + a**2 / b.exp() - 1 - b)
-        ),
-        "You multiply a² by exp(b). Distances are measured in widths of the prior, and a is that already.": (
-            0.5 * (b.exp() * (1 + a**2) - 1 - b)
-        ),
     }
+
+
+def terms(a: Tensor, b: Tensor) -> tuple[dict[str, Tensor | int], ...]:
+    """exp(b), a², -1 and -b, and what is put in their place."""
+    ratios = {
+        "": b.exp(),
+        "b has the wrong sign in the exponent: the variance is exp(b) times larger.": (-b).exp(),
+        "You square exp(b). It is the ratio of the variances already.": (2 * b).exp(),
+        "You halve b in the exponent. The ratio of the variances is exp(b).": (b / 2).exp(),
+        "exp(b) is missing: a wide posterior has a price as well.": 0 * b,
+    }
+    own = "Distances are measured in widths of the prior, and a is that already."
+    distances = {
+        "": a**2,
+        "a is not squared. To the left is as far as to the right.": a,
+        "a is missing: moving away from the prior's mean costs a² / 2.": 0 * a,
+        f"You divide a² by exp(b). {own}": a**2 / b.exp(),
+        f"You multiply a² by exp(b). {own}": a**2 * b.exp(),
+    }
+    zero = "At a = b = 0 the posterior is the prior, and the price must be 0."
+    ones = {"": -1, f"The -1 is missing. {zero}": 0, f"The 1 has the wrong sign. {zero}": 1}
+    logs = {
+        "": -b,
+        "-b has the wrong sign: a narrow posterior is dear, so subtract b.": b,
+        "-b is missing: a narrow posterior would be a bargain.": 0 * b,
+    }
+    return ratios, distances, ones, logs
 
 
 # One layer at a time ------------------------------------------------------------------------------
 
 LAYERS = ((16, 4), (8, 4), (4, 4))  # side and channels
 N_DRAWS, SEED = 3, 6
-IS_RIGHT_AS_WELL = "Noise is drawn for all layers, and used in one."
 
 
-def tiny_model() -> InpaintingVAE:
+class Watched(InpaintingVAE):
+    """Says what is wrong with a `draw`, and refuses to do the exercise.
+
+    Each layer has noise of its own: what is drawn for a layer and not used changes no other.
+    """
+
+    noise: list[Tensor]  # the generator's state at each layer
+
+    def complete(self, x: Tensor, n_draws: int = 1, vary: Collection[int] | None = None) -> Tensor:
+        raise ValueError("model.complete does it for you. Write its draw yourself, for model.descend.")
+
+    def evidence(self, x: Tensor, guess: Tensor) -> list[Tensor]:
+        raise ValueError("that sees what the hole held, so it is the posterior. Draw from `prior`.")
+
+    def descend(self, guess: Tensor, told: list[Tensor], draw: Callable) -> tuple:
+        def watched(level: int, prior: Gaussian, h: Tensor) -> Tensor:
+            mu, log_var = (each.contiguous() for each in prior)  # or the order of the noise would vary
+            torch.set_rng_state(self.noise[level])
+            z = draw(level, (mu, log_var), h)
+            self.noise[level] = torch.get_rng_state()
+            what = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            if what != mu.shape:
+                wanted = f"z of layer {level}, of shape {tuple(mu.shape)}"
+                raise ValueError(f"draw has to return {wanted}, not {what}.")
+            return z
+
+        return super().descend(guess, told, watched)
+
+
+def tiny_model() -> Watched:
     """Three layers, few channels, untrained; what starts at 0 is drawn at random, so all layers matter."""
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         few = (4,) * len(SIDES)
         unet = UNet(down=(4,) * 5, up=(4,) * 5)
-        model = InpaintingVAE(unet, LAYERS, widths=few, evidence=few, likelihood=GaussianPerPixel())
+        model = Watched(unet, LAYERS, widths=few, evidence=few, likelihood=GaussianPerPixel())
         with torch.no_grad():
             for weights in model.parameters():
                 if not weights.any():
@@ -422,236 +339,109 @@ def tiny_model() -> InpaintingVAE:
     return model.eval().requires_grad_(False)
 
 
-def watched(model: InpaintingVAE, hints: list[str]) -> InpaintingVAE:
-    """The model for the reader's function: what it notes in `hints` is said in place of torch's errors."""
-
-    def refuse(x: Tensor, n_draws: int = 1, vary: Collection[int] | None = None) -> Tensor:
-        hints.append("model.complete does it for you. Write its draw function yourself, for model.descend.")
-        raise RuntimeError(hints[0])
-
-    def descend(guess: Tensor, told: list[Tensor], draw: Callable) -> tuple:
-        def seen(level: int, prior: Gaussian, h: Tensor) -> Tensor:
-            z = draw(level, prior, h)
-            wanted = tuple(prior[0].shape)
-            if z is None or z is ...:
-                hints.append("Your draw returns nothing yet: it has to return z of that layer.")
-            elif not isinstance(z, Tensor):
-                hints.append(
-                    f"Your draw returns a {type(z).__name__}. It has to return z, a tensor of shape {wanted}."
-                )
-            elif tuple(z.shape) != wanted:
-                hints.append(
-                    f"Your draw returns shape {tuple(z.shape)} for layer {level}, whose z is {wanted}."
-                )
-            if hints:
-                raise RuntimeError(hints[0])
-            return z
-
-        return InpaintingVAE.descend(model, guess, told, seen)
-
-    model.complete, model.descend = refuse, descend
-    return model
+def of_each_layer(model: Watched, fill: Callable[[int], Tensor]) -> tuple[Tensor, ...]:
+    """The same noise for everyone and every layer; the reader's own generator stays where it is."""
+    fillings = []
+    with torch.random.fork_rng():
+        for level in range(len(LAYERS)):
+            torch.manual_seed(SEED)
+            model.noise = [torch.get_rng_state()] * len(LAYERS)
+            fillings.append(fill(level))
+    return tuple(fillings)
 
 
 def check_only(only: Callable[[nn.Module, Tensor, int, int], Tensor]) -> Verdict:
     """only(model, x, level, n_draws): n_draws fillings of each hole in which layer `level`, 0 next to the
     pixels, is drawn from its prior and all others are its mean, as complete(x, n_draws, vary={level}) does;
     (B, 7, 64, 64) -> (n_draws * B, 3, 32, 32), draw by draw."""
-    x, (right, mistakes), hints = with_hole(pictures(2, seed=5)), right_and_wrong_walks(), []
-
-    def attempt(x: Tensor = x) -> list:
-        own = watched(tiny_model(), hints)
-        return list(on_all_layers(lambda level: only(own, x.clone(), level, N_DRAWS)))
-
+    model, x, answers = tiny_model(), with_hole(pictures(2, seed=5)), walks()
+    right = {f"For layer {level}": answer for level, answer in enumerate(answers[""])}
     praise = "The layers below are not drawn, but they follow: their means depend on what you drew above."
-    verdict = judge(attempt, right, praise, mistakes)
-    if hints:
-        return Verdict(False, hints[0])
-    if verdict or verdict.message == IS_RIGHT_AS_WELL:
-        return Verdict(True, praise)
-    if verdict.message in mistakes or "True value" not in verdict.message:
-        return verdict
-    with contextlib.suppress(Exception):
-        other = torch.cat([pasted(x[:, :3], 1 - centre(x[:, :3])), x[:, 3:]], dim=1)
-        if not all(torch.equal(a, b) for a, b in zip(attempt(), attempt(other), strict=True)):
-            return Verdict(
-                False, "What the hole held changes your fillings: that is the posterior. Draw from `prior`."
-            )
-    start = verdict.message.removesuffix("Compare the formula term by term.")
-    return Verdict(
-        False, f"{start}If each z is right, draw its noise at once, as normal_sample(*prior) does."
-    )
+
+    def fill(level: int) -> Tensor:
+        return only(model, x.clone(), level, N_DRAWS)
+
+    verdict = judge(lambda: of_each_layer(model, fill), right, praise, answers)
+    advice = "If each z is right, draw its noise at once, as normal_sample(*prior) does."
+    return verdict._replace(message=verdict.message.replace("Compare the formula term by term.", advice))
 
 
 @functools.cache
-def right_and_wrong_walks() -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
-    """The fillings layer by layer, and those of the known mistakes."""
-    x, model = with_hole(pictures(2, seed=5)), tiny_model()
-    answers, context = on_all_layers(lambda level: model.complete(x, N_DRAWS, {level})), model.context(x)
-    mistakes = (
-        drawn(model, context, wrong_layers() | wrong_noise())
-        | wrong_walks(model, context)
-        | wrong_fillings(model, context)
-    )
-    return {f"For layer {level}": answer for level, answer in enumerate(answers)}, mistakes
+def walks() -> Answers:
+    """The fillings for each layer that alone is drawn, and what the known mistakes make of them."""
+    model = tiny_model()
+    guess, told = model.context(with_hole(pictures(2, seed=5)))
 
+    def answer(drawn: Callable, sample: Callable, other: Callable, copies: tuple, picture: Callable) -> tuple:
+        before, after = copies
 
-def seeded(draw: Callable[[], Tensor]) -> Tensor:
-    """The same noise for everyone; the reader's own generator stays where it is."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        return draw()
+        def fill(level: int) -> Tensor:
+            def draw(at: int, prior: Gaussian, h: Tensor) -> Tensor:
+                return sample(*prior) if drawn(at, level) else other(prior[0])
 
+            return after(picture(model.descend(before(guess), [before(each) for each in told], draw)[2]))
 
-Rule = Callable[[int, int, Gaussian], Tensor]  # (this layer, the layer to draw, its prior) -> z
+        return of_each_layer(model, fill)
 
-
-Context = tuple[Tensor, list[Tensor]]  # guess, told
-
-
-def walk(model: InpaintingVAE, context: Context, rule: Rule, level: int, n_draws: int = N_DRAWS) -> tuple:
-    """z, p, px of a walk in which this rule says what each z is."""
-    guess, told = context
-    guess, told = repeated([guess], n_draws)[0], repeated(told, n_draws)
-    return model.descend(guess, told, lambda at, prior, h: rule(at, level, prior))
-
-
-def one_layer(at: int, level: int, prior: Gaussian) -> Tensor:
-    return normal_sample(*prior) if at == level else prior[0]
-
-
-def on_all_layers(draw: Callable[[int], Tensor]) -> tuple[Tensor, ...]:
-    return tuple(seeded(lambda level=level: draw(level)) for level in range(len(LAYERS)))
-
-
-def drawn(model: InpaintingVAE, context: Context, rules: dict[str, Rule]) -> dict[str, tuple[Tensor, ...]]:
-    """The fillings, layer by layer, of a walk by each of these rules."""
-    mean = model.likelihood.mean
-    return {
-        text: on_all_layers(lambda level, rule=rule: mean(walk(model, context, rule, level)[2]))
-        for text, rule in rules.items()
+    samples = {
+        "": normal_sample,
+        "You multiply the noise by the variance. The deviation is exp(0.5 * log_var).": (
+            lambda mu, log_var: normal_sample(mu, 2 * log_var)
+        ),
+        "You draw from N(0, I). The prior knows the context: its mean and log_var are in `prior`.": (
+            lambda mu, log_var: torch.randn_like(mu)
+        ),
     }
+    others = {
+        "": lambda mu: mu,
+        "You set the other layers to 0. The mean of their prior is elsewhere, since it knows the context: "
+        "return prior[0].": torch.zeros_like,
+    }
+    pictures_of = {
+        "": model.likelihood.mean,
+        "That is px, what p(x|z) says of each pixel. Return model.likelihood.mean(px).": lambda px: px,
+        "That is a draw of p(x|z). Return its mean, model.likelihood.mean(px).": model.likelihood.sample,
+    }
+    return with_slips(answer, layers_drawn(), samples, others, copies(), pictures_of)
 
 
-def wrong_layers() -> dict[str, Rule]:
-    """Other layers are drawn than the one that is asked for."""
-
-    def drawn_where(condition: Callable[[int, int], bool]) -> Rule:
-        return lambda at, level, p: normal_sample(*p) if condition(at, level) else p[0]
-
+def layers_drawn() -> dict[str, Callable[[int, int], bool]]:
+    """Is layer `at` drawn, if `level` is asked for?"""
     top = len(LAYERS) - 1
     return {
-        "You count from the top. Layer 0 is the one next to the pixels, as in z[0].": drawn_where(
-            lambda at, level: at == top - level
-        ),
-        "You count from 1. The layer next to the pixels is 0.": drawn_where(
-            lambda at, level: at == level - 1
-        ),
-        "You draw all layers: so does complete without vary. Only `level` is drawn.": drawn_where(
-            lambda at, level: True
-        ),
-        "You draw all layers but the one that is asked for. Turn the condition round.": drawn_where(
-            lambda at, level: at != level
-        ),
-        "You draw the layers above `level` as well. They take the mean of their prior.": drawn_where(
-            lambda at, level: at >= level
-        ),
-        "You draw the layers below `level` as well. They take the mean of their prior: it follows what was "
-        "drawn above, without noise of its own.": drawn_where(lambda at, level: at <= level),
-        "Nothing is drawn: all layers take the mean of their prior.": drawn_where(lambda at, level: False),
-        IS_RIGHT_AS_WELL: lambda at, level, p: torch.where(
-            torch.tensor(at == level), normal_sample(*p), p[0]
-        ),
+        "": lambda at, level: at == level,
+        "You count from the top. Layer 0 is next to the pixels.": lambda at, level: at == top - level,
+        "You count from 1. The layer next to the pixels is 0.": lambda at, level: at == level - 1,
+        "You draw all layers: so does complete without vary. Only `level` is drawn.": lambda at, level: True,
+        "You draw all layers but `level`. Turn the condition round.": lambda at, level: at != level,
+        "You draw the layers above `level` as well: they take their mean.": lambda at, level: at >= level,
+        "You draw the layers below `level` as well. They take their mean: it follows what was drawn above, "
+        "without noise of its own.": lambda at, level: at <= level,
+        "Nothing is drawn: all layers take the mean of their prior.": lambda at, level: False,
     }
 
 
-def wrong_noise() -> dict[str, Rule]:
-    """The right layer is drawn, but not from its prior, or the others are not its mean."""
+def copies() -> dict[str, tuple[Callable, Callable]]:
+    """What is done to the context before the walk, and to the pictures after it."""
 
-    def drawn_as(formula: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Rule:
-        return lambda at, level, p: formula(*p, torch.randn_like(p[0])) if at == level else p[0]
+    def once(t: Tensor) -> Tensor:
+        return t
+
+    def by_draw(t: Tensor) -> Tensor:
+        return torch.cat([t] * N_DRAWS)
+
+    def by_photograph(t: Tensor) -> Tensor:
+        return t.repeat_interleave(N_DRAWS, dim=0)
+
+    def apart(t: Tensor) -> Tensor:
+        return t.unflatten(0, (N_DRAWS, -1))
 
     return {
-        "You set the other layers to 0. The mean of their prior is elsewhere, since it knows the context: "
-        "return prior[0].": lambda at, level, p: normal_sample(*p) if at == level else torch.zeros_like(p[0]),
-        "You multiply the noise by the variance. Its root is asked for: exp(0.5 * log_var).": drawn_as(
-            lambda mu, log_var, eps: mu + log_var.exp() * eps
-        ),
-        "You multiply the noise by log_var. The deviation is exp(0.5 * log_var).": drawn_as(
-            lambda mu, log_var, eps: mu + log_var * eps
-        ),
-        "The noise has deviation 1. That of the prior is exp(0.5 * log_var).": drawn_as(
-            lambda mu, log_var, eps: mu + eps
-        ),
-        "You draw from N(0, I). The prior knows the context: its mean and log_var are in `prior`.": drawn_as(
-            lambda mu, log_var, eps: eps
-        ),
-        "The mean of the prior is missing: mu + exp(0.5 * log_var) * noise.": drawn_as(
-            lambda mu, log_var, eps: (0.5 * log_var).exp() * eps
-        ),
-    }
-
-
-def wrong_walks(model: InpaintingVAE, context: Context) -> dict[str, tuple[Tensor, ...]]:
-    """One layer rightly drawn, but other means, or in another order."""
-    mean = model.likelihood.mean
-    fixed, _, _ = walk(model, context, lambda at, level, prior: prior[0], 0)
-
-    def frozen(level: int) -> Tensor:
-        def rule(at: int, level: int, prior: Gaussian) -> Tensor:
-            return normal_sample(*prior) if at == level else fixed[at]
-
-        return mean(walk(model, context, rule, level)[2])
-
-    def image_by_image(level: int) -> Tensor:
-        guess, told = (
-            context[0].repeat_interleave(N_DRAWS, 0),
-            [t.repeat_interleave(N_DRAWS, 0) for t in context[1]],
-        )
-        return mean(walk(model, (guess, told), one_layer, level, n_draws=1)[2])
-
-    def turned(level: int) -> Tensor:
-        fillings = mean(walk(model, context, one_layer, level)[2]).unflatten(0, (N_DRAWS, -1))
-        return fillings.transpose(0, 1).flatten(0, 1)
-
-    in_order = "All draws of the first photograph come first. Draw by draw is asked for: "
-    return {
-        "The layers below keep the means of a walk without a draw. Their priors depend on z above: take the "
-        "prior[0] that `draw` is given.": on_all_layers(frozen),
-        f"{in_order}repeat, not repeat_interleave.": on_all_layers(image_by_image),
-        f"{in_order}(n_draws, B, ...) flattened, the draws first.": on_all_layers(turned),
-        "All draws of a photograph are the same: you draw once, then repeat. Repeat guess and told, then "
-        "draw.": on_all_layers(
-            lambda level: mean(walk(model, context, one_layer, level, n_draws=1)[2]).repeat(N_DRAWS, 1, 1, 1)
-        ),
-        "n_draws is not used: repeat guess and each of told, repeated(told, n_draws).": on_all_layers(
-            lambda level: mean(walk(model, context, one_layer, level, n_draws=1)[2])
-        ),
-    }
-
-
-def wrong_fillings(model: InpaintingVAE, context: Context) -> dict[str, tuple[Tensor, ...]]:
-    """The right walk, and something else of it than the mean of p(x|z)."""
-    likelihood = model.likelihood
-    parts = {
-        "That is px, the parameters of p(x|z) for each pixel. Its mean is the picture: "
-        "model.likelihood.mean(px).": lambda z, px: px,
-        "That is a draw of p(x|z), its noise included. Show the mean: model.likelihood.mean(px).": (
-            lambda z, px: likelihood.sample(px)
-        ),
-        "Some pixels are below 0 or above 1: take model.likelihood.mean(px).": lambda z, px: px[:, 0],
-        "The draws are an axis of their own. One batch is asked for: flatten(0, 1).": lambda z, px: (
-            likelihood.mean(px).unflatten(0, (N_DRAWS, -1))
-        ),
-        "That is z of this layer. descend returns z, p, px: the pixels come last.": lambda z, px: z,
-    }
-
-    def part_of(level: int, part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        z, _, px = walk(model, context, one_layer, level)
-        return part(z[level], px)
-
-    return {
-        text: on_all_layers(lambda level, part=part: part_of(level, part)) for text, part in parts.items()
+        "": (by_draw, once),
+        "All draws of the first photograph come first: repeat, not repeat_interleave.": (by_photograph, once),
+        "All draws of a photograph are the same: repeat guess and told, then draw.": (once, by_draw),
+        "n_draws is not used: repeat guess and each of told, repeated(told, n_draws).": (once, once),
+        "The draws are an axis of their own. One batch is asked for: flatten(0, 1).": (by_draw, apart),
     }
 
 
@@ -659,177 +449,91 @@ def wrong_fillings(model: InpaintingVAE, context: Context) -> dict[str, tuple[Te
 
 SHARES = (0.8, 0.5)
 N_OF_DRAWS, N_PHOTOGRAPHS = 52, 2
-# How many of each photograph's pixels have a true value at these places among its sorted draws. None is near
+# Where the true values stand among their pixel's sorted draws, and how often in each photograph. None is near
 # an end of an interval of SHARES, so that all ways to define a quantile agree.
-PLACES = {
-    (0, 3): (150, 20),
-    (7, 10): (400, 90),
-    (16, 34): (1500, 2500),
-    (40, 43): (700, 300),
-    (49, 51): (322, 162),
-}
-
-
-def true_and_drawn() -> tuple[Tensor, Tensor]:
-    """truth (N, 3, 32, 32) and draws (S, N, 3, 32, 32), whole levels; no two draws of a pixel are equal."""
-    generator, shape = torch.Generator().manual_seed(7), (N_PHOTOGRAPHS, 3, SIDE // 2, SIDE // 2)
-    n_pixels = 3 * (SIDE // 2) ** 2
-    places = []
-    for photograph in range(N_PHOTOGRAPHS):
-        counts = [(span, n[photograph]) for span, n in PLACES.items()]
-        of_pixel = torch.cat(
-            [torch.randint(low, high + 1, (n,), generator=generator) for (low, high), n in counts]
-        )
-        places.append(of_pixel[torch.randperm(n_pixels, generator=generator)])
-    place = torch.stack(places).view(shape)
-    rank = torch.arange(N_OF_DRAWS)
-    sorted_levels = rank + rank**3 // 1_000  # skewed: the mean is above the median
-    brightness = torch.randint(0, 50, shape, generator=generator)
-    order = torch.rand(N_OF_DRAWS, *shape, generator=generator).argsort(dim=0)
-    draws = brightness + sorted_levels[order]
-    truth = brightness + sorted_levels[place] + 0.37  # between two levels, so it equals no quantile
-    return truth / (LEVELS - 1), draws / (LEVELS - 1)
-
-
-class Case(NamedTuple):
-    """What the reader's function is given, and the ends of each pixel's interval."""
-
-    truth: Tensor
-    draws: Tensor
-    share: float
-    low: Tensor
-    high: Tensor
+PLACES = torch.tensor([1, 8, 16, 23, 34, 42, 49])
+OFTEN = torch.tensor([[5.0, 13, 8, 18, 23, 17, 10], [1, 3, 15, 35, 21, 10, 5]])
 
 
 def check_coverage(coverage: Callable[[Tensor, Tensor, float], Tensor]) -> Verdict:
     """coverage(truth, draws, share): the part of each photograph's true values that lies within the central
     interval that holds this share of the draws, pixel by pixel; (N, 3, 32, 32), (S, N, 3, 32, 32) -> (N,)."""
-    (truth, draws), (right, mistakes) = true_and_drawn(), right_and_wrong_coverages()
+    (truth, draws), answers = true_and_drawn(), coverages()
+    right = {f"For a share of {share}": part for share, part in zip(SHARES, answers[""], strict=True)}
     praise = "Calibrated is a model whose coverage is the share. Below it the draws are too much alike."
+    return judge(
+        lambda: [coverage(truth.clone(), draws.clone(), share) for share in SHARES], right, praise, answers
+    )
 
-    def attempt() -> list:
-        return [coverage(truth.clone(), draws.clone(), share) for share in SHARES]
 
-    return judge(attempt, right, praise, mistakes)
+def true_and_drawn() -> tuple[Tensor, Tensor]:
+    """truth (N, 3, 32, 32) and draws (S, N, 3, 32, 32); no true value equals a draw."""
+    generator, shape = torch.Generator().manual_seed(7), (N_PHOTOGRAPHS, 3, SIDE // 2, SIDE // 2)
+    n_pixels = 3 * (SIDE // 2) ** 2
+    place = PLACES[OFTEN.multinomial(n_pixels, replacement=True, generator=generator)].view(shape)
+    values = torch.linspace(0.1, 0.8, N_OF_DRAWS).square()  # skewed: the mean is above the median
+    brightness = torch.rand(shape, generator=generator) / 3
+    order = torch.rand(N_OF_DRAWS, *shape, generator=generator).argsort(dim=0)
+    return brightness + (values[place] + values[place + 1]) / 2, brightness + values[order]
 
 
 @functools.cache
-def right_and_wrong_coverages() -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, ...]]]:
-    """The coverage for each of SHARES, and that of the known mistakes."""
+def coverages() -> Answers:
+    """The coverage for each of SHARES, and what the known mistakes make of it."""
     truth, draws = true_and_drawn()
-    cases = [Case(truth, draws, share, *draws.quantile(ends(share), dim=0)) for share in SHARES]
-    right = {f"For a share of {case.share}": within(truth, case.low, case.high) for case in cases}
-    wrong = wrong_ends() | wrong_axes() | wrong_counts()
-    return right, {text: tuple(f(case) for case in cases) for text, f in wrong.items()}
+
+    def answer(values: Tensor, ends: list, count: Callable) -> tuple[Tensor, ...]:
+        inside = [((low <= values) & (values <= high)).float().mean(dim=0) for low, high in ends]
+        return tuple(map(count, inside))
+
+    counted = {
+        "": truth[None],
+        "You count the draws, which lie within by construction. Count the true values.": draws,
+    }
+    counts = {
+        "": lambda inside: inside.mean(dim=(1, 2, 3)),
+        "That is the part that lies outside. Turn it round.": lambda inside: 1 - inside.mean(dim=(1, 2, 3)),
+        "You average over the photographs too. Each has a coverage of its own.": torch.mean,
+        "That is a coverage of each colour. Average over them.": lambda inside: inside.mean(dim=(2, 3)),
+        "You average over the photographs, not over their pixels.": lambda inside: inside.mean(dim=0),
+        "That says whether a pixel is covered. Average over those of a photograph.": lambda inside: inside,
+        "You count pixels. Take the mean, not the sum.": lambda inside: inside.sum(dim=(1, 2, 3)),
+        "Those are per cent. Return a part of 1.": lambda inside: 100 * inside.mean(dim=(1, 2, 3)),
+    }
+    ends = {text: [interval(share) for share in SHARES] for text, interval in intervals(draws).items()}
+    return with_slips(answer, counted, ends, counts)
 
 
-def ends(share: float) -> Tensor:
-    """As much is left out below as above: (2,)."""
-    return torch.tensor([(1 - share) / 2, (1 + share) / 2])
+def intervals(draws: Tensor) -> dict[str, Callable[[float], tuple | Tensor]]:
+    """share -> the lower and the upper end of each pixel's interval."""
+    mean, deviation, of_all = draws.mean(dim=0), draws.std(dim=0), draws.flatten()
 
+    def central(share: float, draws: Tensor = draws) -> Tensor:
+        return draws.quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]), dim=0)
 
-def is_within(truth: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    return ((truth >= low) & (truth <= high)).float()
-
-
-def within(truth: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """The part of each photograph that lies between: (..., N, 3, 32, 32) -> (N,)."""
-    parts = is_within(truth, low, high).flatten(start_dim=-3).mean(dim=-1)  # (..., N)
-    return parts.reshape(-1, N_PHOTOGRAPHS).mean(dim=0)
-
-
-def wrong_ends() -> dict[str, Callable[[Case], Tensor]]:
-    """The part of each photograph in another interval of the draws."""
-
-    def about(c: Case, deviations: float) -> Tensor:
-        mean, half_width = c.draws.mean(dim=0), deviations * c.draws.std(dim=0)
-        return within(c.truth, mean - half_width, mean + half_width)
-
-    def quantiles(c: Case, low: float, high: float) -> Tensor:
-        return within(c.truth, *c.draws.quantile(torch.tensor([low, high]), dim=0))
+    def about_the_mean(deviations: float | Tensor) -> tuple[Tensor, Tensor]:
+        return mean - deviations * deviation, mean + deviations * deviation
 
     return {
-        "Your interval goes from the quantile 1 - share to the quantile share. Half of what is left out lies "
-        "on either side: (1 - share) / 2 and (1 + share) / 2.": lambda c: quantiles(c, 1 - c.share, c.share),
-        "Your interval goes from share / 2 to 1 - share / 2: it holds 1 - share. Its lower end is "
-        "(1 - share) / 2.": lambda c: quantiles(c, c.share / 2, 1 - c.share / 2),
+        "": central,
+        "Your interval goes from 1 - share to share. Half of what is left out lies on either side: take "
+        "(1 - share) / 2 and (1 + share) / 2.": lambda share: central(2 * share - 1),
+        "Your interval goes from share / 2 to 1 - share / 2, so it holds 1 - share. Its lower end is "
+        "(1 - share) / 2.": lambda share: central(1 - share),
         "Your interval leaves out the largest draws only. Central means: as many of the smallest too.": (
-            lambda c: within(c.truth, -math.inf, c.draws.quantile(c.share, dim=0))
+            lambda share: (-math.inf, draws.quantile(share, dim=0))
         ),
-        "The lower end is missing: a true value below nearly all draws is not covered.": (
-            lambda c: within(c.truth, -math.inf, c.high)
+        "The lower end is missing: leave out small draws too.": lambda share: (-math.inf, central(share)[1]),
+        "The upper end is missing: leave out large draws too.": lambda share: (central(share)[0], math.inf),
+        "Your interval lies about the mean, as wide as a normal density needs. Draws need not be normal: "
+        "take their quantiles.": lambda share: about_the_mean(math.sqrt(2) * torch.tensor(share).erfinv()),
+        "Your interval is the mean and one deviation to either side, whatever the share. Take quantiles.": (
+            lambda share: about_the_mean(1)
         ),
-        "The upper end is missing: a true value above nearly all draws is not covered.": (
-            lambda c: within(c.truth, c.low, math.inf)
-        ),
-        "Your interval lies about the mean, as many deviations wide as a normal density needs. Draws need "
-        "not be normal: take their quantiles.": lambda c: about(
-            c, math.sqrt(2) * torch.erfinv(torch.tensor(c.share)).item()
-        ),
-        "Your interval is the mean and one deviation to either side, whatever the share. Take quantiles of "
-        "the draws.": lambda c: about(c, 1),
-        "Your interval is the mean and two deviations to either side, whatever the share. Take quantiles of "
-        "the draws.": lambda c: about(c, 2),
         "Your interval goes from the smallest draw to the largest. Take quantiles: share is not used.": (
-            lambda c: within(c.truth, c.draws.amin(dim=0), c.draws.amax(dim=0))
+            lambda share: (draws.amin(dim=0), draws.amax(dim=0))
         ),
-    }
-
-
-def wrong_axes() -> dict[str, Callable[[Case], Tensor]]:
-    """Quantiles over something else than the draws of a pixel."""
-
-    def along(c: Case, dim: int) -> Tensor:
-        return within(c.truth, *c.draws.quantile(ends(c.share), dim=dim, keepdim=True))
-
-    def of_photograph(c: Case) -> Tensor:
-        each = c.draws.transpose(0, 1).flatten(start_dim=1)  # (N, S * 3 * 32 * 32)
-        return within(c.truth, *each.quantile(ends(c.share), dim=1)[..., None, None, None])
-
-    return {
-        "You have one interval for everything. Each pixel of each photograph has its own: quantiles over the "
-        "draws, dim=0.": lambda c: within(c.truth, *c.draws.flatten().quantile(ends(c.share))),
-        "You have one interval for a photograph. Each of its pixels has its own: quantiles over the draws, "
-        "dim=0.": of_photograph,
-        "Your quantiles are over the photographs. The draws are the first axis: dim=0.": lambda c: along(
-            c, 1
+        "You have one interval for everything. Each pixel has its own: quantiles over the draws, dim=0.": (
+            lambda share: central(share, of_all)
         ),
-        "Your quantiles are over the colours. The draws are the first axis: dim=0.": lambda c: along(c, 2),
-        "Your quantiles are over the pixels of a row. The draws are the first axis: dim=0.": (
-            lambda c: along(c, -1)
-        ),
-    }
-
-
-def wrong_counts() -> dict[str, Callable[[Case], Tensor]]:
-    """The right interval, and another count."""
-
-    def inside(c: Case) -> Tensor:
-        return is_within(c.truth, c.low, c.high)
-
-    return {
-        "That is the part that lies outside. Turn it round.": lambda c: 1 - within(c.truth, c.low, c.high),
-        "You count the draws that lie within, which are about the share by construction. Count the true "
-        "values.": lambda c: within(c.draws, c.low, c.high),
-        "You average over the photographs as well. Each has a coverage of its own.": lambda c: inside(
-            c
-        ).mean(),
-        "You have a coverage for each colour. Average over the colours too.": lambda c: inside(c).mean(
-            dim=(2, 3)
-        ),
-        "You average over the photographs, pixel by pixel. Average over the pixels of each photograph.": (
-            lambda c: inside(c).mean(dim=0)
-        ),
-        "That says of each pixel whether it is covered. Average over those of each photograph.": inside,
-        "You count pixels. Divide by how many there are: the mean, not the sum.": lambda c: inside(c).sum(
-            dim=(1, 2, 3)
-        ),
-        "Those are per cent. share is a part of 1, so return one.": lambda c: (
-            100 * within(c.truth, c.low, c.high)
-        ),
-        "You return how far the coverage is from the share. Return the coverage.": lambda c: (
-            within(c.truth, c.low, c.high) - c.share
-        ),
-        "That is how much of the draws is below the truth, on average. Count the true values within the "
-        "interval.": lambda c: (c.draws < c.truth).float().mean(dim=(0, 2, 3, 4)),
     }
