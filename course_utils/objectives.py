@@ -259,15 +259,56 @@ def hole_bound(model: nn.Module, x: Tensor) -> Elbo:
     return terms(model.likelihood, centre(x[:, :3]), model(x))
 
 
+class SketchedElbo(NamedTuple):
+    """The terms of the bound, and how far off the sketches are that the layers above owe those below."""
+
+    log_px: Tensor  # (B,)
+    kl: Tensor  # (B, L)
+    sketch_error: Tensor  # (B,) nats
+
+    def value(self) -> Tensor:
+        """The bound alone: (B,) nats."""
+        return Elbo(self.log_px, self.kl).value()
+
+    def loss(self, beta: float | Tensor = 1.0, free_bits: float | Tensor = 0.0) -> Tensor:
+        """The mean of -log_px + beta * kl, plus that of the sketches' errors."""
+        return Elbo(self.log_px, self.kl).loss(beta, free_bits) + self.sketch_error.mean()
+
+
+SKETCH_WEIGHT = 4.0
+
+
+def sketched_bound(model: nn.Module, x: Tensor) -> SketchedElbo:
+    """`hole_bound` for training: what the layers above have drawn must also give a sketch of the hole.
+
+    The hole as coarse as each layer's maps is to be read from what those above say, a lesson in every layer
+    (deeply supervised nets, Lee et al. 2015). Without it all is said in the layer next to the pixels.
+    """
+    out, sketches = model.sketched(x)
+    hole = centre(x[:, :3])
+    error = torch.zeros(len(x), device=x.device)
+    for sketch in sketches:
+        coarse = F.adaptive_avg_pool2d(hole, sketch.shape[-1])
+        error = error + log_error(coarse, sketch, least=1e-5)
+    return SketchedElbo(*terms(model.likelihood, hole, out), SKETCH_WEIGHT * error)
+
+
+def log_error(x: Tensor, guess: Tensor, least: float) -> Tensor:
+    """D/2 log(mean squared error) of each image of D numbers, (B,); below `least` there is little to win.
+
+    Up to a constant minus the log-likelihood of a Gaussian whose variance is each image's own error.
+    """
+    error = (guess - x).square().flatten(start_dim=1).mean(dim=1)
+    return 0.5 * x[0].numel() * torch.log(error + least)
+
+
 def decibels(model: nn.Module, x: Tensor) -> Elbo:
     """What a `UNet` maximises: -D/2 log(mean squared error) of each hole of D numbers, an Elbo without code.
 
-    The log-likelihood of a Gaussian whose variance is each hole's own error, up to a constant; its mean over
-    photographs is the mean PSNR in other units: a striking photograph weighs no more than a grey one.
+    Its mean over photographs is the mean PSNR in other units: a striking photograph weighs no more than a
+    grey one, and none much once it is better than 30 dB.
     """
-    hole = centre(x[:, :3])
-    error = (model(x)[0] - hole).square().flatten(start_dim=1).mean(dim=1)
-    log_px = -0.5 * hole[0].numel() * torch.log(error + 1e-3)  # below 30 dB there is little left to win
+    log_px = -log_error(centre(x[:, :3]), model(x)[0], least=1e-3)
     return Elbo(log_px, torch.zeros_like(log_px).unsqueeze(1))
 
 

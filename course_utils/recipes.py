@@ -631,13 +631,13 @@ def hier(
     *,
     unet: UNet | None = None,
     build: Callable[[], InpaintingVAE] = build_hier,
+    objective: Callable = objectives.sketched_bound,
     warm_up: float = 0.9,
-    from_below: bool = True,
+    from_below: bool = False,
 ) -> tuple[InpaintingVAE, Training]:
     """The headline of lesson 06. `unet`, which is trained first if it is not given, stays as it is.
 
-    The price of the latents rises over most of the training, that of the bottom layer first: so what can be
-    said above is said there, where it is free for longest (the network of March 2017 had this warm-up).
+    The price of the latents rises over most of the training, and each layer owes a sketch to the one below.
     """
     n_steps = pick(budget, smoke=4, quick=1_300, study=2_400, full=60_000)
     first = None
@@ -654,7 +654,7 @@ def hier(
     trained = [values for values in model.parameters() if values.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=3e-3, betas=(0.9, 0.99), fused=True)
     settings = {"optimizer": optimizer, "warm_up_steps": round(warm_up * n_steps)}
-    settings |= {"objective": objectives.hole_bound, "warm_up_from_below": from_below}
+    settings |= {"objective": objective, "warm_up_from_below": from_below}
     settings |= {"state": state, "label": "hier"}
     return model, fit(model, with_holes(train, 16, seed), n_steps, **settings)
 

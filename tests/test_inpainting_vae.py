@@ -21,7 +21,14 @@ from course_utils.models import inpainting_vae
 from course_utils.models.common import Residual, centre, descent, head, rise, stage
 from course_utils.models.inpainting_vae import SIDES, InpaintingVAE, bounded, moved
 from course_utils.models.unet import UNet
-from course_utils.objectives import Elbo, decibels, hole_bound, importance_weighted_bound, terms
+from course_utils.objectives import (
+    Elbo,
+    decibels,
+    hole_bound,
+    importance_weighted_bound,
+    sketched_bound,
+    terms,
+)
 
 HOLE = slice(16, 48)
 LAYERS = ((16, 2), (16, 3), (8, 4), (4, 5))  # no two have as many channels
@@ -308,7 +315,9 @@ def test_it_runs_with_any_layers_and_trains_every_parameter(layers, likelihood, 
     assert out.px.shape == (6, likelihood.n_params, 3, 32, 32)
     for values in (out.z, *zip(*out.q, strict=True), *zip(*out.p, strict=True)):
         assert [tuple(value.shape) for value in values] == [(6, n, side, side) for side, n in layers]
-    bound = hole_bound(model, x)
+    bound = sketched_bound(model, x)
+    sketches = model.sketched(x, n_draws=2)[1]
+    assert [tuple(sketch.shape) for sketch in sketches] == [(6, 3, side, side) for side, _ in layers[:-1]]
     assert bound.kl.shape == (3, len(layers)) and bound.value().isfinite().all()
     bound.loss().backward()
     assert [
@@ -566,7 +575,7 @@ def test_the_bound_is_below_sharper_ones(x):
     with torch.no_grad():
         model.decoder[-3].weight.mul_(0.01)  # a bound of few nats' looseness: of hundreds, no draw would help
         for posterior in model.posterior:
-            posterior[-1][-1].weight.mul_(3)
+            posterior[-1][-1].weight.mul_(4)
         bound = hole_bound(model, x.repeat(n, 1, 1, 1)).value().unflatten(0, (n, 2))
         log_w, others = log_weights_of(model, x, n), log_weights_of(model, x, n)
     error = ((bound.var(dim=0) + log_w.var(dim=0)) / n).sqrt()
@@ -612,6 +621,41 @@ def test_decibels_are_those_of_each_hole(x):
     psnr = -10 * torch.log10(error[1:].flatten() ** 2)
     gap = (found.log_px[1] - found.log_px[2]).item()
     assert gap == pytest.approx((psnr[0] - psnr[1]).item() * 3072 * math.log(10) / 20, rel=0.05)
+
+
+def test_a_sketch_starts_as_the_guess_on_a_coarser_grid(x):
+    model = small()
+    shaken(model.unet, 0.02)
+    guess = model.unet(x)[0]
+    for sketch, pixels in zip(model.sketched(x)[1], (2, 2, 4), strict=True):
+        torch.testing.assert_close(sketch, F.avg_pool2d(guess, pixels))
+
+
+@pytest.mark.parametrize("layer", range(len(LAYERS)))
+def test_a_sketch_hears_the_layers_above_only(layer, model, x):
+    """Another posterior of a layer changes the sketches below it, not its own and not those above."""
+    before = seeded(model.sketched, x)[1]
+    shaken(model.posterior[layer], 0.3)
+    after = seeded(model.sketched, x)[1]
+    changed = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
+    assert changed == [below < layer for below in range(len(LAYERS) - 1)]
+
+
+def test_a_sketched_bound_is_the_bound_and_the_errors_of_the_sketches(model, x):
+    bound, plain = seeded(sketched_bound, model, x), seeded(hole_bound, model, x)
+    assert torch.equal(bound.log_px, plain.log_px) and torch.equal(bound.kl, plain.kl)
+    assert torch.equal(bound.value(), plain.value())
+    expected = 0
+    for sketch in seeded(model.sketched, x)[1]:
+        side = sketch.shape[-1]
+        means = centre(x[:, :3]).unflatten(3, (side, -1)).unflatten(2, (side, -1)).mean(dim=(3, 5))
+        error = (sketch - means).square().mean(dim=(1, 2, 3))
+        expected = expected + 4 * 3 * side**2 / 2 * torch.log(error + 1e-5)
+    torch.testing.assert_close(bound.sketch_error, expected, rtol=1e-4, atol=1e-2)
+    beta = torch.tensor([0.2, 0.4, 0.6, 0.8])
+    torch.testing.assert_close(bound.loss(beta), plain.loss(beta) + bound.sketch_error.mean())
+    bound.loss().backward()
+    assert model.sketch[0][1].weight.grad.any()
 
 
 # Recipes ------------------------------------------------------------------------------------------
@@ -688,19 +732,20 @@ def test_without_a_u_net_one_is_trained_first_and_kept(brief, train, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), model.unet.parameters(), strict=True))
 
 
-def test_the_price_of_a_recipe_rises_from_below(brief, train, monkeypatch):
+def test_the_study_may_change_what_is_maximised_and_how_its_price_rises(brief, train, monkeypatch):
     asked, fit = [], recipes.fit
 
-    def watched(*args, warm_up_from_below, warm_up_steps, **rest):
-        asked.append((warm_up_from_below, warm_up_steps))
-        return fit(*args, warm_up_from_below=warm_up_from_below, warm_up_steps=warm_up_steps, **rest)
+    def watched(*args, objective, warm_up_from_below, warm_up_steps, **rest):
+        asked.append((objective, warm_up_from_below, warm_up_steps))
+        given = {"warm_up_from_below": warm_up_from_below, "warm_up_steps": warm_up_steps} | rest
+        return fit(*args, objective=objective, **given)
 
     monkeypatch.setattr(recipes, "fit", watched)
     monkeypatch.setattr(recipes, "pick", lambda budget, **steps: 2)
     unet = UNet()
     recipes.hier(train, "smoke", unet=unet)
-    recipes.cvae_1(train, "smoke", unet=unet, from_below=False, warm_up=0.0)
-    assert asked == [(True, 2), (False, 0)]
+    recipes.cvae_1(train, "smoke", unet=unet, objective=hole_bound, from_below=True, warm_up=0.0)
+    assert asked == [(sketched_bound, False, 2), (hole_bound, True, 0)]
 
 
 def test_the_cost_of_2017_holds_every_parameter_down(x):

@@ -70,11 +70,19 @@ def test_a_bad_text_says_what_to_write(text):
 
 OPERATIONS = {
     "upsample": lambda x, _: x.repeat(2, axis=2).repeat(2, axis=3),
+    "blend": lambda x, _: blended(blended(x, axis=2), axis=3),
     "silu": lambda x, _: x / (1 + np.exp(-x)),
     "sigmoid": lambda x, _: 1 / (1 + np.exp(-x)),
     "shift": lambda x, layer: x + layer["by"],
     "clamp": lambda x, _: x.clip(0, 1),
 }
+
+
+def blended(x: np.ndarray, axis: int) -> np.ndarray:
+    """Twice as long: at quarters between the old places, along the line between them."""
+    n = x.shape[axis]
+    places = (np.arange(2 * n) - 0.5) / 2
+    return np.apply_along_axis(lambda values: np.interp(places, np.arange(n), values), axis, x)
 
 
 def shuffle(x: np.ndarray) -> np.ndarray:

@@ -218,7 +218,8 @@ HOLES = {
     "cvae_1": on_unet(recipes.build_cvae_1, role="baseline"),
     "hier_2017": Plan(recipes.hier_2017, role="baseline"),
     "hier": on_unet(role="headline"),
-    "hier, all layers at once": on_unet(from_below=False),
+    "hier, no sketches": on_unet(objective=objectives.hole_bound),
+    "hier, warm-up from below": on_unet(objective=objectives.hole_bound, from_below=True),
     "hier, no warm-up": on_unet(warm_up=0.0),
     "hier, one logistic": on_unet(one_logistic),
 }

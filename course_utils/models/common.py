@@ -92,9 +92,9 @@ def stage(n_in: int, n_out: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, padding=1), Residual(n_out, batch_norm=False))
 
 
-def rise(n_in: int, n_out: int) -> nn.Sequential:
+def rise(n_in: int, n_out: int, mode: str = "nearest") -> nn.Sequential:
     """To maps twice as large: (B, n_in, H, W) -> (B, n_out, 2H, 2W)."""
-    return nn.Sequential(nn.SiLU(), nn.Conv2d(n_in, n_out, 1), nn.Upsample(scale_factor=2))
+    return nn.Sequential(nn.SiLU(), nn.Conv2d(n_in, n_out, 1), nn.Upsample(scale_factor=2, mode=mode))
 
 
 def head(n_in: int, n_out: int, kernel: int = 1) -> nn.Sequential:
@@ -108,10 +108,11 @@ def head(n_in: int, n_out: int, kernel: int = 1) -> nn.Sequential:
 def descent(widths: Sequence[int], n_z: int) -> nn.Sequential:
     """From maps and their z to the finer maps below, the side doubled at each further entry of `widths`.
 
-    (B, widths[0] + n_z, side, side) -> (B, widths[-1], ...).
+    (B, widths[0] + n_z, side, side) -> (B, widths[-1], ...). What is drawn at one place blends into what is
+    drawn beside it: repeated instead of interpolated, the places would show as squares.
     """
     mix = nn.Conv2d(widths[0] + n_z, widths[0], 1)
     with torch.no_grad():
         nn.init.dirac_(mix.weight[:, : widths[0]])  # the maps pass as they are, z is added to them
-    rises = [rise(*pair) for pair in pairwise(widths)]
+    rises = [rise(*pair, mode="bilinear") for pair in pairwise(widths)]
     return nn.Sequential(mix, Residual(widths[0], batch_norm=False), *rises)

@@ -4,8 +4,8 @@
     q(z_l | x, z_{l+1}, ..., z_L, c) = N(mu_p + sigma_p a, var_p exp(b)),       a, b see the hole's content
 
 The U-Net (Ronneberger et al. 2015) sees the context only; from its features each prior and the decoder are
-told of the context, and what the latents say is added to its guess. a and b start at 0, so that the KL starts
-at 0 (residual posterior, Vahdat & Kautz 2020). A batch x (B, 7, 64, 64) is a photograph, the same with its
+told of the context, and what the latents say is added to its guess. a and b start at 0, and so does the KL
+(residual posterior, Vahdat & Kautz 2020). A batch x (B, 7, 64, 64) is a photograph, the same with its
 hole filled smoothly, and a mask that is 1 where it is known: see `course_utils.holes`.
 """
 
@@ -26,15 +26,14 @@ SIDES = (16, 8, 4)  # of the hole's maps, the finest first
 class InpaintingVAE(nn.Module):
     """Layers of latents over the hole, what they say added to the guess of `unet`.
 
-    `layers` holds (side of the maps, channels) of each, the one next to the pixels first; a side is one of
-    SIDES and never smaller below. `widths` are the channels of the way down at each of SIDES, `evidence`
-    those of the way up, which sees the hole's content.
+    `layers` holds (side of the maps, one of SIDES, and channels) of each, from the pixels up. `widths` are
+    channels of the way down at each of SIDES, `evidence` those of the way up, which sees what the hole holds.
     """
 
     def __init__(
         self,
         unet: nn.Module,
-        layers: Sequence[tuple[int, int]] = ((16, 12), (8, 12), (4, 16)),
+        layers: Sequence[tuple[int, int]] = ((16, 4), (8, 4), (4, 4)),
         widths: Sequence[int] = (48, 64, 64),
         evidence: Sequence[int] = (32, 48, 48),
         likelihood: nn.Module | None = None,
@@ -42,13 +41,11 @@ class InpaintingVAE(nn.Module):
         super().__init__()
         self.unet, self.likelihood = unet, likelihood or BlockLogistic()
         self.image_shape, self.stages = unet.image_shape, [SIDES.index(side) for side, _ in layers]
-        width = [widths[s] for s in self.stages]
-        n_z = [n for _, n in layers]
-        ups = zip((24, *evidence[:-1]), evidence, (1, 2, 2), strict=True)
-        self.up = nn.ModuleList(stage(*sizes) for sizes in list(ups)[: max(self.stages) + 1])
-        self.told = nn.ModuleList(
-            nn.Conv2d(unet.widths[s], n, 1) for s, n in zip(self.stages, width, strict=True)
-        )
+        width, n_z = [widths[s] for s in self.stages], [n for _, n in layers]
+        ups = list(zip((24, *evidence[:-1]), evidence, (1, 2, 2), strict=True))[: max(self.stages) + 1]
+        self.up = nn.ModuleList(stage(*sizes) for sizes in ups)
+        of_context = zip((unet.widths[s] for s in self.stages), width, strict=True)
+        self.told = nn.ModuleList(nn.Conv2d(*sizes, 1) for sizes in of_context)
         self.down = nn.ModuleList(
             descent(widths[below : above + 1][::-1], n)
             for below, above, n in zip(self.stages, self.stages[1:], n_z[1:], strict=False)
@@ -58,6 +55,7 @@ class InpaintingVAE(nn.Module):
             nn.Sequential(nn.Conv2d(n + evidence[s], n, 1), head(n, 2 * z))
             for s, n, z in zip(self.stages, width, n_z, strict=True)
         )
+        self.sketch = nn.ModuleList(head(n, 3) for n in width[:-1])
         n_params = self.likelihood.n_params
         self.decoder = nn.Sequential(
             *descent(widths[: self.stages[0] + 1][::-1], n_z[0]),
@@ -102,21 +100,28 @@ class InpaintingVAE(nn.Module):
 
     def forward(self, x: Tensor, n_draws: int = 1) -> Output:
         """Context and evidence once, then `n_draws` walks down for each photograph, drawing from q."""
+        return self.sketched(x, n_draws)[0]
+
+    def sketched(self, x: Tensor, n_draws: int = 1) -> tuple[Output, list[Tensor]]:
+        """`forward`, and of each layer but the top a sketch by those above (n_draws * B, 3, side, side)."""
         guess, told = self.context(x)
-        evidence = repeated(self.evidence(x, guess), n_draws)
-        q: list[Gaussian] = []
+        guess, *evidence = repeated([guess, *self.evidence(x, guess)], n_draws)
+        q, sketches = [], []
 
         def draw(level: int, prior: Gaussian, h: Tensor) -> Tensor:
+            if level < len(self.sketch):
+                coarse = F.adaptive_avg_pool2d(guess, h.shape[-1])
+                sketches.insert(0, coarse + self.sketch[level](h).float())
             heads = self.posterior[level](torch.cat([h, evidence[level]], dim=1)).float()
             q.insert(0, moved(prior, *heads.chunk(2, dim=1)))
             return normal_sample(*q[0])
 
-        z, p, px = self.descend(*repeated([guess], n_draws), repeated(told, n_draws), draw)
-        return Output(px=px, z=z, q=q, p=p)
+        z, p, px = self.descend(guess, repeated(told, n_draws), draw)
+        return Output(px=px, z=z, q=q, p=p), sketches
 
     @torch.no_grad()
     def complete(self, x: Tensor, n_draws: int = 1, vary: Collection[int] | None = None) -> Tensor:
-        """n_draws fillings of each hole, the mean of p(x|z, c): (n_draws * B, 3, 32, 32), draw by draw.
+        """Fillings of each hole, the mean of p(x|z, c): (n_draws * B, 3, 32, 32), draw by draw.
 
         The layers in `vary`, by default all, are drawn from their prior, the others are its mean.
         """

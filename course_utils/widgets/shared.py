@@ -162,8 +162,9 @@ def page_operation(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple
         case nn.Unflatten(dim=1):  # the page keeps the numbers in this order anyway
             inner = layer.unflattened_size[1:]  # before it, as many as are kept of the last layer
             return {}, (shape[0] // math.prod(inner), *inner, *shape[1:])
-        case nn.Upsample(mode="nearest", scale_factor=2):
-            return {"op": "upsample", "shape": shape}, (shape[0], 2 * shape[1], 2 * shape[2])
+        case nn.Upsample(mode="nearest" | "bilinear", scale_factor=2, align_corners=None | False):
+            op = {"nearest": "upsample", "bilinear": "blend"}[layer.mode]
+            return {"op": op, "shape": shape}, (shape[0], 2 * shape[1], 2 * shape[2])
         case nn.PixelShuffle(upscale_factor=2):
             return {"op": "shuffle", "shape": shape}, (shape[0] // 4, 2 * shape[1], 2 * shape[2])
     raise TypeError(
