@@ -313,3 +313,35 @@ def measured(
         covered = mean_and_error(coverage(truth, full, share))
         yield covered, f"coverage_{100 * share:.0f}", "share"
     yield from measured_bound(model, x, chunk=chunk)
+
+
+def measured_layers(
+    model: nn.Module, x: Tensor, n_draws: int = 12, chunk: int = CHUNK
+) -> Iterator[Measurement]:
+    """What each layer decides, if it alone is drawn; "layer_1" is the one next to the pixels."""
+    for level in range(len(model.stages)):
+        drawn = fillings_of(model, x, n_draws, vary={level}, chunk=chunk)
+        yield from variation(x, drawn, f"layer_{level + 1}")
+
+
+def variation(x: Tensor, fillings: Tensor, name: str) -> Iterator[Measurement]:
+    """How much fillings (S, N, 3, 32, 32) differ, and the shares of that which are of one kind.
+
+    Coarse are waves longer than 16 pixels, fine those of 8 and shorter; `border` is that the border's colours
+    run further inwards, or less far, `border_chance` what another photograph's border would explain.
+    """
+    light, colour = band_variance(fillings).unbind(dim=1)  # (N, bands)
+    both = light + colour
+    parts = {"coarse": both[:, :3], "middle": both[:, 3:4], "fine": both[:, 4:], "colour": colour}
+    whole = both.sum(dim=1).clamp(min=1e-9)
+    shares = {kind: part.sum(dim=1) / whole for kind, part in parts.items()}
+    shares |= {"border": border_share(x, fillings), "border_chance": border_share(x.roll(1, 0), fillings)}
+    yield mean_and_error(diversity(fillings)), f"{name}_spread", "grey levels"
+    for kind, share in shares.items():
+        yield mean_and_error(share), f"{name}_{kind}", "share"
+
+
+def around(guess: Tensor, truth: Tensor) -> Tensor:
+    """Two fillings (2, N, 3, 32, 32) whose spread is the error of the guess, for `variation` to look at."""
+    error = (truth - guess) / math.sqrt(2)
+    return torch.stack([guess - error, guess + error])

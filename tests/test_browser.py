@@ -92,7 +92,8 @@ def open_boards(page: Page, lab, notebook: str, weights: str) -> None:
     lesson = nbformat.read(LESSONS / notebook, as_version=4)
     code = [cell for cell in lesson.cells if cell.cell_type == "code"]
     first = [cell for cell in code if cell.id in ("parameters", "set-up")]
-    lesson.cells = first + [cell for cell in code if re.search(r"load_digits\(|widgets\.", cell.source)]
+    needed = r"load_digits\(|load_photographs\(|load_shipped\(.hier.|widgets\."
+    lesson.cells = first + [cell for cell in code if re.search(needed, cell.source)]
     nbformat.write(lesson, lab[1] / notebook)
     open_and_run(page, lab, notebook)
 
@@ -230,4 +231,22 @@ def test_the_class_board_of_lesson_05(page, lab):
     page.keyboard.press("ArrowRight")
     other = f"written as {(int(written[-1]) + 1) % 10}"
     wait_for_state(page, f"{image} · {read_as} · {other} · {moved}")
+    assert of_boards(page.problems) == []
+
+
+def test_the_boards_of_lesson_06(page, lab):
+    open_boards(page, lab, "06_coco_inpainting.ipynb", weights="hier")
+    board = find(page, "photo-board")
+    page.wait_for_selector(".photo-board[data-shows]")
+    start = board.locator(".vae-state").input_value()
+    before = all_drawn(board, ".vae-picture").astype(int)
+    board.get_by_label("Layer 3: shift").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    wait_for_state(page, start.replace("3 sample", "3 sample +1.00 along direction 1"))
+    assert focused(page) == "Layer 3: shift", "Lab leaves the arrows alone"
+    assert np.abs(all_drawn(board, ".vae-picture") - before).sum() > 1000
+    photograph = find(page, "own-photograph")
+    page.wait_for_selector(".own-photograph[data-shows]")
+    assert np.ptp(all_drawn(photograph, ".vae-picture")) > 50, "landscapes, before there is a photograph"
     assert of_boards(page.problems) == []

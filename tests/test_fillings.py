@@ -597,3 +597,41 @@ def test_webp_knows_the_border_only_in_the_photograph():
     tile = to_level(torch.rand(1, 3, 8, 8))
     x = with_hole(tile.repeat(1, 1, 8, 8))
     assert baselines.webp_of_hole_in_photograph(x) < 0.5 * baselines.webp_of_hole(x)
+
+
+def test_of_each_layer_it_is_told_how_much_and_what_it_moves(hierarchy, x):
+    rows = [*fillings.measured_layers(hierarchy, x, n_draws=5, chunk=3)]
+    assert len({metric for _, metric, _ in rows}) == len(rows) == 3 * 7
+    found = {metric: (estimate, unit) for estimate, metric, unit in rows}
+    for level in range(3):
+        drawn = fillings.fillings_of(hierarchy, x, 5, vary={level}, chunk=3)
+        light, colour = fillings.band_variance(drawn).unbind(dim=1)
+        whole = (light + colour).sum(dim=1)
+        name = f"layer_{level + 1}"
+        assert_is(found[f"{name}_spread"], whole.sqrt(), "grey levels")
+        assert_is(found[f"{name}_colour"], colour.sum(dim=1) / whole, "share")
+        assert_is(found[f"{name}_border"], fillings.border_share(x, drawn), "share")
+        assert_is(found[f"{name}_border_chance"], fillings.border_share(x.roll(1, 0), drawn), "share")
+        parts = [found[f"{name}_{kind}"][0].value for kind in ("coarse", "middle", "fine")]
+        assert sum(parts) == pytest.approx(1, abs=1e-4) and min(parts) > 0
+
+
+@pytest.mark.parametrize(
+    ("u", "kind"), [(0, "coarse"), (3, "coarse"), (4, "middle"), (8, "fine"), (20, "fine")]
+)
+def test_a_wave_is_coarse_middle_or_fine(u, kind, x):
+    place = (torch.arange(32) + 0.5) * math.pi / 32
+    wave = torch.cos(u * place).expand(8, 3, 32, 32)
+    samples = 0.5 + torch.tensor([0.1, -0.1, 0.2]).reshape(3, 1, 1, 1, 1) * wave
+    found = {metric: estimate.value for estimate, metric, _ in fillings.variation(x, samples, "it")}
+    assert found[f"it_{kind}"] == pytest.approx(1, abs=1e-4) and found["it_colour"] == pytest.approx(
+        0, abs=1e-4
+    )
+
+
+def test_around_a_guess_the_spread_is_its_error(truth):
+    guess = truth + 0.1 * torch.randn_like(truth)
+    two = fillings.around(guess, truth)
+    torch.testing.assert_close(two.mean(dim=0), guess)
+    error = (truth - guess).square().mean(dim=(1, 2, 3)).sqrt()
+    torch.testing.assert_close(fillings.diversity(two), 255 * error)

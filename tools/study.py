@@ -423,6 +423,8 @@ def measure_holes(model: nn.Module, training: Training, splits: Splits, plan: Pl
         known = holes_of(random_subset(splits.train, 500))
         with torch.no_grad():
             scale = baselines.fitted_log_scale(centre(known[:, :3]), model.complete(known))
+            missing = fillings.around(model.complete(x), centre(x[:, :3]))
+            yield from fillings.variation(x, missing, "missing")
             yield from fillings.measured_guess(x, model.complete(x), scale)
         return
     if isinstance(model, InpaintingVAE2017):
@@ -432,6 +434,7 @@ def measure_holes(model: nn.Module, training: Training, splits: Splits, plan: Pl
         return
     seen = holes_of(random_subset(splits.train, len(x)))
     yield from fillings.measured_bound(model, seen, " train", CHUNKS[-1])
+    yield from fillings.measured_layers(model, x)
     yield from fillings.measured(model, x)
 
 
