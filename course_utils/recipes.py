@@ -606,7 +606,7 @@ def with_holes(train: Images, batch_size: int, seed: int, vary: bool = True) -> 
 
 def unet_l2(train: Images, budget: str, seed: int = 0, state: Path | None = None) -> tuple[UNet, Training]:
     """One guess at each hole, by its squared error in decibels: a baseline, and the start of `hier`."""
-    n_steps = pick(budget, smoke=4, quick=1_200, study=3_600, full=60_000)
+    n_steps = pick(budget, smoke=4, quick=1_000, study=3_600, full=60_000)
     torch.manual_seed(seed)
     model = UNet().to(choose_device(), memory_format=torch.channels_last)
     settings = {"objective": objectives.decibels, "lr": 1.5e-3, "state": state, "label": "unet_l2"}
@@ -639,7 +639,7 @@ def hier(
 
     The price of the latents rises over most of the training, and each layer owes a sketch to the one below.
     """
-    n_steps = pick(budget, smoke=4, quick=1_300, study=2_400, full=60_000)
+    n_steps = pick(budget, smoke=4, quick=900, study=2_400, full=60_000)
     first = None
     if unet is None:
         below = state.with_stem(f"{state.stem}_unet") if state else None
