@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from board_page import all_drawn, drawn, wait_for_state, watch
+from board_page import all_coloured, all_drawn, drawn, wait_for_state, watch
 from playwright.sync_api import Locator, Page
 
 from course_utils.recipes import checkpoint_path
@@ -239,14 +239,14 @@ def test_the_boards_of_lesson_06(page, lab):
     board = find(page, "photo-board")
     page.wait_for_selector(".photo-board[data-shows]")
     start = board.locator(".vae-state").input_value()
-    before = all_drawn(board, ".vae-picture").astype(int)
+    before = all_coloured(board, ".vae-picture").astype(int)
     board.get_by_label("Layer 3: shift").focus()
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     wait_for_state(page, start.replace("3 sample", "3 sample +1.00 along direction 1"))
     assert focused(page) == "Layer 3: shift", "Lab leaves the arrows alone"
-    assert np.abs(all_drawn(board, ".vae-picture") - before).sum() > 1000
+    assert np.abs(all_coloured(board, ".vae-picture") - before).sum() > 1000
     photograph = find(page, "own-photograph")
     page.wait_for_selector(".own-photograph[data-shows]")
-    assert np.ptp(all_drawn(photograph, ".vae-picture")) > 50, "landscapes, before there is a photograph"
+    assert np.ptp(all_coloured(photograph, ".vae-picture")) > 50, "landscapes, before there is a photograph"
     assert of_boards(page.problems) == []
