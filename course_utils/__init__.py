@@ -14,6 +14,7 @@ Read the modules in the order in which the data flows; each may import only from
     holes                a photograph with a hole, as the models of lesson 06 see it
     objectives           the bound, term by term, and its importance-weighted sharpening
     optim                the update rules that lesson 02 compares
+    processes            one process or many, as torchrun starts them
     train                the loop, resuming, seeds, threads, devices, profiles
     evaluate             what a trained model is worth, with standard errors
     baselines            fillings that nothing was trained for, and what a hole costs without a model

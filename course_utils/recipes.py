@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from course_utils import objectives
+from course_utils import objectives, processes
 from course_utils.data import (
     KINDS,
     Batches,
@@ -745,10 +745,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the checkpoint; by default where the course keeps its own")
     wish = parser.parse_args(arguments)
+    with processes.joined():
+        return train_and_keep(wish)
+
+
+def train_and_keep(wish: argparse.Namespace) -> int:
+    """What the command line asked for. Of several processes all train; the first one measures and writes."""
     set_threads()
     try:
         load = load_photographs if wish.name in OF_PHOTOGRAPHS else load_digits
-        splits, data = load(wish.data, small=wish.profile == "smoke")
+        with processes.first_before_others():  # who downloads or paints what the others find
+            splits, data = load(wish.data, small=wish.profile == "smoke")
         run = f"{wish.name}_{data}_{wish.profile}_{wish.seed}"
         state = project_root() / "build" / "state" / f"{run}.safetensors"
         model, training = RECIPES[wish.name][1](splits.train, wish.profile, wish.seed, state)
@@ -758,11 +765,12 @@ def main(arguments: list[str]) -> int:
     if not training.finished:
         print("Run the same command again to go on.", file=sys.stderr)
         return 130
-    measured, unit = measure(model, splits.valid)
-    path = wish.out or checkpoint_path(wish.name, data)
-    facts = {"recipe": wish.name, "data": data, "profile": wish.profile, "seed": wish.seed}
-    save_checkpoint(model, path, **facts, neg_elbo_validation=f"{measured} {unit}")
-    print(f"{run}: -ELBO {measured} {unit} on {measured.n} validation images -> {path}")
+    if processes.rank() == 0:
+        measured, unit = measure(model, splits.valid)
+        path = wish.out or checkpoint_path(wish.name, data)
+        facts = {"recipe": wish.name, "data": data, "profile": wish.profile, "seed": wish.seed}
+        save_checkpoint(model, path, **facts, neg_elbo_validation=f"{measured} {unit}")
+        print(f"{run}: -ELBO {measured} {unit} on {measured.n} validation images -> {path}")
     return 0
 
 

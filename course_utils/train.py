@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from course_utils import processes
 from course_utils.objectives import Elbo, elbo, warm_up
 
 PROFILES = ("smoke", "quick", "full")
@@ -55,10 +56,12 @@ def set_threads() -> int:
     """Give torch COURSE_THREADS threads, by default as many as this process has cores; says how many.
 
     Threads that outnumber the free cores wait for each other: on a busy machine the same step took up
-    to 50 times longer. Set COURSE_THREADS=1 there, and wherever several processes train at once.
+    to 50 times longer. Set COURSE_THREADS=1 there, and wherever several processes train at once; those that
+    torchrun starts share the cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n_threads = int(os.environ.get("COURSE_THREADS") or cores)
+    fair = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    n_threads = int(os.environ.get("COURSE_THREADS") or fair)
     torch.set_num_threads(n_threads)
     return n_threads
 
@@ -139,21 +142,24 @@ def fit(
     Stopping the cell keeps what is trained and returns it. With `state`, a path, training is saved there
     at the start, about every tenth of the way, and at the end. If that file exists, training goes on from
     it, not from the weights in `model`: the steps since the last saving are done again, and on the CPU it
-    ends bit for bit where it would have ended uninterrupted. A step whose gradient is not finite is
-    skipped too; raises TrainingError, naming the layer, after 20 of them in a row.
+    ends bit for bit where it would have ended uninterrupted. Under torchrun each process takes its share of
+    the batches (`course_utils.processes`). A step whose gradient is not finite is skipped too; raises
+    TrainingError, naming the layer, after 20 of them in a row, when the next row is logged.
     """
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     peaks = [group.setdefault("peak_lr", group["lr"]) for group in optimizer.param_groups]
-    compute_bound = torch.compile(objective) if compile else objective
+    objective = torch.compile(objective) if compile else objective
     log = Log(every=max(1, n_steps // 100))
     run = (label, n_steps, model, optimizer, average, log)
     start = load_state(state, *run) if state and state.exists() else 0
+    compute_bound, batches = processes.shared(model, objective, batches, start)
+    state = None if processes.rank() else state
     if state and start == 0:
         save_state(state, *run)
     device = next(model.parameters()).device
-    finished, n_bad, was_training = False, 0, model.training
+    finished, was_training = False, model.training
     model.train()
-    quiet = bool(os.environ.get("TQDM_DISABLE"))  # which tqdm's bar for notebooks does not read by itself
+    quiet = bool(os.environ.get("TQDM_DISABLE") or processes.rank())  # tqdm's notebook bar does not read it
     bar = tqdm(range(start, n_steps), initial=start, total=n_steps, desc=label, leave=False, disable=quiet)
     try:
         for step in bar:
@@ -163,14 +169,13 @@ def fit(
             x = batches[step]
             buffers = [buffer.clone() for buffer in model.buffers()]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                bound = compute_bound(model, x)
+                bound = compute_bound(x)
             beta = warm_up(step, warm_up_steps, bound.kl.shape[1], warm_up_from_below)
             loss = bound.loss(beta, free_bits)
             went = descend(loss, model, optimizer, buffers, max_gradient, skip_gradient, average)
-            n_bad = 0 if went else n_bad + 1
-            if n_bad == MAX_BAD_STEPS:
-                raise TrainingError(explain_failure(model, x, step))
-            if log.add(step, bound, skipped=not went):
+            if log.add(step, bound, went):
+                if log.n_bad >= MAX_BAD_STEPS:
+                    raise TrainingError(explain_failure(model, x, step))
                 bar.set_postfix_str(log.line(), refresh=False)
             if state and (log.step % (10 * log.every) == 0 or log.step == n_steps):
                 save_state(state, *run)
@@ -180,7 +185,7 @@ def fit(
     finally:
         bar.close()
         model.train(was_training)
-    return Training(log.rows, log.step, finished, log.n_skipped, log.seconds, log.cpu_seconds)
+    return Training(log.rows, log.step, finished, log.total_skipped(), log.seconds, log.cpu_seconds)
 
 
 def descend(
@@ -191,31 +196,38 @@ def descend(
     max_gradient: float,
     skip_gradient: float,
     average: AveragedModel | None,
-) -> bool:
-    """One step along the gradient, shortened if it is long; True if there was one.
+) -> Tensor:
+    """One step along the gradient, shortened if it is long; whether there was one, a tensor on the device.
 
     A gradient that is too long or not finite is left as it is, for `explain_failure` to look at, and the
-    buffers are put back: one NaN would stay in the running mean of a batch norm for good.
+    buffers are put back: one NaN would stay in the running mean of a batch norm for good. Nothing is read
+    here, so that a card need not wait for Python: a fused optimiser reads for itself that it is to skip.
     """
     optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    if not norm < skip_gradient:  # also if it is NaN
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        return False
-    nn.utils.clip_grads_with_norm_(model.parameters(), max_gradient, norm)
-    optimizer.step()
-    if average:
+    went = norm < skip_gradient  # not so if it is NaN
+    nn.utils.clip_grads_with_norm_(model.parameters(), max_gradient, torch.where(went, norm, 0.0))
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(torch.where(went, buffer, before))
+    if getattr(optimizer, "_step_supports_amp_scaling", False):  # as GradScaler asks
+        optimizer.found_inf = (~went).float()
+        optimizer.step()
+        del optimizer.found_inf
+    elif went:
+        optimizer.step()
+    if average and went:
         average.update_parameters(model)
-    return True
+    return went
 
 
 class Log:
     """Sums the terms of the bound on the device and reads them every few steps only, since reading waits."""
 
     def __init__(self, every: int):
-        self.every, self.rows, self.step, self.n_skipped = every, [], 0, 0
+        self.every, self.rows, self.step = every, [], 0
+        self.n_skipped = self.n_bad = 0  # in all, and in a row just now, as of the last row
+        self.in_a_row = torch.zeros(())
         self.seconds = self.cpu_seconds = 0.0
         self.clear()
 
@@ -223,23 +235,29 @@ class Log:
         self.sums, self.n_images = 0.0, 0
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
-    def add(self, step: int, bound: Elbo, skipped: bool) -> bool:
+    def add(self, step: int, bound: Elbo, went: Tensor) -> bool:
         """Count one step; True if it completed a row."""
         self.step = step + 1
-        self.n_skipped += skipped
         with torch.no_grad():
-            self.sums = self.sums + torch.stack([bound.value().sum(), bound.kl.sum()])
+            skipped = (~went).float()
+            self.in_a_row = (self.in_a_row.to(skipped) + 1) * skipped
+            self.sums = self.sums + torch.stack([bound.value().sum(), bound.kl.sum(), skipped])
         self.n_images += len(bound.log_px)
         if self.step % self.every:
             return False
-        total_elbo, total_kl = self.sums.tolist()
+        total_elbo, total_kl, _ = self.sums.tolist()
+        self.n_skipped, self.n_bad = self.total_skipped(), int(self.in_a_row)
         seconds = time.perf_counter() - self.started
         self.seconds += seconds
         self.cpu_seconds += time.process_time() - self.cpu_started
         row = {"step": self.step, "elbo": total_elbo / self.n_images, "kl": total_kl / self.n_images}
-        self.rows.append(row | {"images_per_second": self.n_images / seconds})
+        self.rows.append(row | {"images_per_second": processes.n_processes() * self.n_images / seconds})
         self.clear()
         return True
+
+    def total_skipped(self) -> int:
+        """Since the beginning, also those after the last row."""
+        return self.n_skipped + (int(self.sums[2]) if self.n_images else 0)
 
     def line(self) -> str:
         """The last row, for the progress bar."""

@@ -30,7 +30,7 @@ PYTHON = sorted(
 # The order of course_utils/__init__.py: a module may import only from those above it.
 ORDER = [
     *("strokes", "scenes", "fetching", "captions", "developing", "photographs", "data"),
-    *("distributions", "models", "holes", "objectives", "optim", "train"),
+    *("distributions", "models", "holes", "objectives", "optim", "processes", "train"),
     *("evaluate", "baselines", "fillings", "recipes", "ledger", "plots", "widgets", "checks", "doctor"),
 ]
 # What boards share, and lessons' checks: each of these, too, may import only those before it.

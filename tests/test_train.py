@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from course_utils import train
 from course_utils.data import Batches
@@ -593,14 +594,15 @@ def test_a_gradient_of_infinite_length_is_no_crash():
 
 
 def test_a_single_bad_step_is_skipped_and_counted():
-    """The run with a bad step ends as one whose optimiser was not called at that step."""
+    """At the bad step the optimiser leaves weights, moments and its count of steps as they were."""
     model, steps = small_vae(), []
     optimizer = adam(model)
     optimizer.register_step_post_hook(lambda *_: steps.append(weights(model)))
     spoil(model.decoder[2], when=lambda call: call == 5)
     training = fit(model, small_batches(), 12, optimizer=optimizer)
     assert training.n_skipped == 1 and training.finished
-    assert len(steps) == 11
+    assert len(steps) == 12
+    assert_same(steps[4], steps[5])
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert all(optimizer.state[p]["step"] == 11 for p in model.parameters())
 
@@ -642,8 +644,8 @@ def test_a_gradient_that_is_too_long_is_not_followed():
         average=average,
     )
     assert training.n_skipped == 1 and training.finished
-    assert len(lengths) == 11 and max(lengths) < 200, "the long one is not shortened and taken"
-    assert steps == list(range(1, 12)), "batch norm forgets the step that was not taken"
+    assert lengths.pop(5) > 500 and max(lengths) < 200, "the long one is left as it is"
+    assert steps == [1, 2, 3, 4, 5, *range(5, 12)], "batch norm forgets the step that was not taken"
     for before, after in zip(kept[5], kept[6], strict=True):  # model, average, optimiser
         assert_same(before, after)
     assert average.n_averaged == 11
@@ -656,6 +658,48 @@ def test_without_a_limit_a_long_gradient_is_shortened_and_followed():
     optimizer = adam(model)
     assert fit(model, small_batches(), 12, optimizer=optimizer, objective=steep_at(5)).n_skipped == 0
     assert all(optimizer.state[p]["step"] == 12 for p in model.parameters())
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number is read from the device, for which a card would have to be waited for."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_between_two_rows_of_the_log_nothing_is_read_from_the_device():
+    batches, steps, reads = small_batches(), [], Reads()
+
+    class Watched:
+        def __getitem__(self, step):
+            steps.append(reads.n)
+            return batches[step]
+
+    with reads:
+        fit(with_a_norm(), Watched(), 500, skip_gradient=500.0, warm_up_steps=100, free_bits=0.5)
+    rises = [
+        step for step, (before, after) in enumerate(itertools.pairwise(steps), start=1) if after > before
+    ]
+    assert rises == list(range(5, 500, 5)), "a row is five steps"
+
+
+@pytest.mark.parametrize("n_steps", [12, 250, 255])
+def test_skipped_steps_after_the_last_row_are_counted(n_steps):
+    model = small_vae()
+    spoil(model.decoder[2], when=lambda call: call in (3, n_steps - 1))
+    assert fit(model, small_batches(), n_steps).n_skipped == 2
+
+
+def test_an_optimiser_that_cannot_skip_is_not_called():
+    model, steps = small_vae(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer.register_step_post_hook(lambda *_: steps.append(weights(model)))
+    spoil(model.decoder[2], when=lambda call: call == 5)
+    assert fit(model, small_batches(), 12, optimizer=optimizer).n_skipped == 1 and len(steps) == 11
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_bad_steps_in_a_row_are_counted_anew_after_a_good_one():
