@@ -23,7 +23,7 @@ ifneq ($(COURSE_DATA),)
 export COURSE_DATA := $(shell cd "$(COURSE_DATA)" 2>/dev/null && pwd || echo "$(COURSE_DATA)")
 endif
 
-.PHONY: help install lab test lint unit stored smoke browser series study notebooks lock clean
+.PHONY: help install lab test lint unit stored smoke browser series study bench notebooks lock clean
 .NOTPARALLEL:
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo 'make lint                         the part of it that takes seconds'
 	@echo 'make series PROFILE=smoke|quick|full DATA=auto|embedded|real [ONLY=04]    run the lessons'
 	@echo 'make study [ONLY=04]              the comparisons that a lesson has no time for'
+	@echo 'make bench                        speed against other libraries        ARGS="--quick", ARGS="--explain"'
 	@echo 'make notebooks [ONLY=04]          write the stored outputs of lessons and solutions'
 	@echo 'make lock                         renew requirements.lock from pyproject.toml'
 	@echo 'make clean                        remove build/ and caches; data, checkpoints and .venv stay'
@@ -69,6 +70,9 @@ series: install
 
 study: install
 	$(PY) tools/study.py $(only)
+
+bench: install
+	$(PY) tools/bench.py $(foreach name,$(ONLY),--only "$(name)") $(ARGS)
 
 notebooks: install
 	$(PY) tools/notebooks.py run $(only)
