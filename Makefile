@@ -23,7 +23,7 @@ ifneq ($(COURSE_DATA),)
 export COURSE_DATA := $(shell cd "$(COURSE_DATA)" 2>/dev/null && pwd || echo "$(COURSE_DATA)")
 endif
 
-.PHONY: help install lab test lint unit stored smoke browser series study bench notebooks lock clean
+.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks lock clean
 .NOTPARALLEL:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo 'make study [ONLY=04]              the comparisons that a lesson has no time for'
 	@echo 'make bench                        speed against other libraries        ARGS="--quick", ARGS="--explain"'
 	@echo 'make notebooks [ONLY=04]          write the stored outputs of lessons and solutions'
+	@echo 'make table                        renew the README'"'"'s table of results'
 	@echo 'make lock                         renew requirements.lock from pyproject.toml'
 	@echo 'make clean                        remove build/ and caches; data, checkpoints and .venv stay'
 
@@ -76,6 +77,9 @@ bench: install
 
 notebooks: install
 	$(PY) tools/notebooks.py run $(only)
+
+table: install
+	$(PY) tools/readme_table.py
 
 lock: install
 	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra test --extra course pyproject.toml -o requirements.lock

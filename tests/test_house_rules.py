@@ -591,6 +591,11 @@ def test_rules_for_texts():
     assert index_addresses("uv --index-url x") and not index_addresses("an index of urls")
 
 
+def test_the_table_of_the_readme_is_that_of_the_ledger():
+    command = [sys.executable, str(ROOT / "tools" / "readme_table.py"), "--check"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0, "run make table"
+
+
 def test_a_cell_without_id_is_found(tmp_path):
     """Written by hand, since nbformat would add the id."""
     cell = {"cell_type": "markdown", "metadata": {}, "source": "a"}
