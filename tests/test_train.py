@@ -17,10 +17,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from course_utils import train
+from course_utils import recipes, train
 from course_utils.data import Batches
+from course_utils.holes import with_hole
 from course_utils.models.vae import VAE
-from course_utils.objectives import Elbo, elbo, warm_up
+from course_utils.objectives import Elbo, decibels, elbo, sketched_bound, warm_up
 from course_utils.train import (
     MAX_BAD_STEPS,
     TrainingError,
@@ -684,6 +685,25 @@ def test_between_two_rows_of_the_log_nothing_is_read_from_the_device():
         step for step, (before, after) in enumerate(itertools.pairwise(steps), start=1) if after > before
     ]
     assert rises == list(range(5, 500, 5)), "a row is five steps"
+
+
+@pytest.mark.parametrize(
+    ("build", "objective", "side"),
+    [
+        (recipes.build_mlp, elbo, 28),
+        (recipes.build_conv_bn, elbo, 28),
+        (recipes.build_topdown, elbo, 28),
+        (recipes.UNet, decibels, 64),
+        (recipes.build_hier, sketched_bound, 64),
+    ],
+    ids=["mlp", "conv_bn", "topdown", "unet_l2", "hier"],
+)
+def test_an_objective_compiles_to_one_graph_without_breaks(build, objective, side):
+    """So a card could run a whole step without asking Python."""
+    x = with_hole(torch.rand(2, 3, 64, 64)) if side == 64 else torch.rand(2, 1, 28, 28).round()
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(objective)(build(), x)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
 @pytest.mark.parametrize("n_steps", [12, 250, 255])
