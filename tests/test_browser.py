@@ -145,6 +145,14 @@ def test_the_latent_plane_of_lesson_01(page, lab):
     assert of_boards(page.problems) == []
 
 
+def wait_for_another(page: Page, board: Locator, before: np.ndarray) -> None:
+    """Wait, two seconds at most, for another picture: Lab may take a board out and put it back meanwhile."""
+    for _ in range(20):
+        if (drawn(board, ".bn-back") != before).any():
+            return
+        page.wait_for_timeout(100)
+
+
 def test_the_batch_norm_board_of_lesson_02(page, lab):
     open_boards(page, lab, "02_batch_norm_vae.ipynb", weights="mlp_bn")
     norm = find(page, "batch-norm")
@@ -158,6 +166,8 @@ def test_the_batch_norm_board_of_lesson_02(page, lab):
     }.items():
         page.keyboard.press(key)
         wait_for_state(page, text)
+        if key != "Shift+Tab":
+            wait_for_another(page, norm, shown[-1][0])
         shown.append((drawn(norm, ".bn-back"), norm.locator(".bn-number").text_content()))
     assert focused(page) == "running averages", "Lab leaves the arrows alone"
     start, larger, same, fixed = shown
