@@ -30,15 +30,14 @@ def n_processes() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
-    """Joins the processes that torchrun has started, one to a card, or to the CPU; alone it does nothing."""
+def joined(device: torch.device) -> Iterator[None]:
+    """Joins the processes that torchrun has started, one to a card, or all on the CPU; alone does nothing."""
     if "LOCAL_RANK" not in os.environ:
         yield
         return
-    on_cards = torch.cuda.is_available() and os.environ.get("COURSE_DEVICE", "auto") in ("", "auto", "cuda")
-    if on_cards:
+    if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_cards else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:

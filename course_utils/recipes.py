@@ -745,7 +745,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the checkpoint; by default where the course keeps its own")
     wish = parser.parse_args(arguments)
-    with processes.joined():
+    with processes.joined(choose_device()):
         return train_and_keep(wish)
 
 

@@ -202,6 +202,15 @@ def test_the_boards_of_lesson_03(page, lab):
     assert of_boards(page.problems) == []
 
 
+def push(page: Page, board: Locator, slider: str, state: str) -> None:
+    """Twenty steps of this slider to the right, +1.00, after which the board is in this state."""
+    board.get_by_role("slider", name=slider).focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    wait_for_state(page, state)
+    assert focused(page) == slider, "Lab leaves the arrows alone"
+
+
 def test_the_layer_board_of_lesson_04(page, lab):
     open_boards(page, lab, "04_hierarchical_vae.ipynb", weights="topdown")
     board = find(page, "layer-board")
@@ -211,11 +220,7 @@ def test_the_layer_board_of_lesson_04(page, lab):
     codes = "board => board.codes().map((z) => z.map((one) => [...one]))"  # the bottom layer first
     below, sampled, held = board.evaluate(codes)
     before = all_drawn(board, ".vae-picture").astype(int)
-    board.get_by_label("Layer 2: shift").focus()
-    for _ in range(20):
-        page.keyboard.press("ArrowRight")
-    wait_for_state(page, start.replace("2 sample", "2 sample +1.00 along direction 1"))
-    assert focused(page) == "Layer 2: shift", "Lab leaves the arrows alone"
+    push(page, board, "Layer 2: shift", start.replace("2 sample", "2 sample +1.00 along direction 1"))
     assert np.abs(all_drawn(board, ".vae-picture") - before).sum() > 1000
     now_below, now_sampled, now_held = board.evaluate(codes)
     assert now_held == held, "to the last bit"
@@ -229,12 +234,8 @@ def test_the_class_board_of_lesson_05(page, lab):
     page.wait_for_selector(".class-board[data-shows]")
     image, read_as, written = board.locator(".vae-state").input_value().split(" · ")
     before = drawn(board).astype(int)
-    board.get_by_role("slider", name="style 1").focus()
-    for _ in range(20):
-        page.keyboard.press("ArrowRight")
     moved = "+1.00 along style 1"
-    wait_for_state(page, f"{image} · {read_as} · {written} · {moved}")
-    assert focused(page) == "style 1", "Lab leaves the arrows alone"
+    push(page, board, "style 1", f"{image} · {read_as} · {written} · {moved}")
     assert np.abs(drawn(board) - before).sum() > 300
     classes = board.get_by_role("radiogroup", name="Write it as")
     classes.get_by_role("radio", checked=True).focus()
@@ -250,11 +251,7 @@ def test_the_boards_of_lesson_06(page, lab):
     page.wait_for_selector(".photo-board[data-shows]")
     start = board.locator(".vae-state").input_value()
     before = all_coloured(board, ".vae-picture").astype(int)
-    board.get_by_label("Layer 3: shift").focus()
-    for _ in range(20):
-        page.keyboard.press("ArrowRight")
-    wait_for_state(page, start.replace("3 sample", "3 sample +1.00 along direction 1"))
-    assert focused(page) == "Layer 3: shift", "Lab leaves the arrows alone"
+    push(page, board, "Layer 3: shift", start.replace("3 sample", "3 sample +1.00 along direction 1"))
     assert np.abs(all_coloured(board, ".vae-picture") - before).sum() > 1000
     photograph = find(page, "own-photograph")
     page.wait_for_selector(".own-photograph[data-shows]")

@@ -30,7 +30,7 @@ def squared(model, x):
     error = (model(x.flatten(1)) - x.flatten(1)).square().sum(1)
     return Elbo(-error, torch.zeros(len(x), 1))
 
-with processes.joined():
+with processes.joined(torch.device("cpu")):
     torch.manual_seed(processes.rank())  # only the first one's weights are to count
     model = nn.Sequential(nn.Linear(784, 8), nn.SiLU(), nn.Linear(8, 784))
     pixels = data.digits(512, 1, 1).train.pixels
@@ -43,7 +43,7 @@ from course_utils import data, evaluate, processes
 from course_utils.models.vae import VAE
 from course_utils.train import fit
 
-with processes.joined():
+with processes.joined(torch.device("cpu")):
     torch.manual_seed(0)
     digits = data.digits(4_000, 1, 1_000)
     model = VAE()

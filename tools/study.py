@@ -423,9 +423,9 @@ def measure_holes(model: nn.Module, training: Training, splits: Splits, plan: Pl
         known = holes_of(random_subset(splits.train, 500))
         with torch.no_grad():
             scale = baselines.fitted_log_scale(centre(known[:, :3]), model.complete(known))
-            missing = fillings.around(model.complete(x), centre(x[:, :3]))
-            yield from fillings.variation(x, missing, "missing")
-            yield from fillings.measured_guess(x, model.complete(x), scale)
+            guess = model.complete(x)
+        yield from fillings.variation(x, fillings.around(guess, centre(x[:, :3])), "missing")
+        yield from fillings.measured_guess(x, guess, scale)
         return
     if isinstance(model, InpaintingVAE2017):
         for chunk in CHUNKS:
