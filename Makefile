@@ -82,7 +82,7 @@ table: install
 	$(PY) tools/readme_table.py
 
 lock: install
-	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra test --extra course pyproject.toml -o requirements.lock
+	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra test --extra course --extra book pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"torch": "pytorch", "jupyterlab-widgets": "jupyterlab_widgets"}
-NOT_IN_CONDA = {"pytest-playwright"}
+NOT_IN_CONDA = {"pytest-playwright", "axe-playwright-python"}
 
 
 def wanted() -> dict[str, Requirement]:
