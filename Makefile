@@ -23,7 +23,7 @@ ifneq ($(COURSE_DATA),)
 export COURSE_DATA := $(shell cd "$(COURSE_DATA)" 2>/dev/null && pwd || echo "$(COURSE_DATA)")
 endif
 
-.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks lock clean
+.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks book student lock clean
 .NOTPARALLEL:
 
 help:
@@ -34,6 +34,8 @@ help:
 	@echo 'make study [ONLY=04]              the comparisons that a lesson has no time for'
 	@echo 'make bench                        speed against other libraries        ARGS="--quick", ARGS="--explain"'
 	@echo 'make notebooks [ONLY=04]          write the stored outputs of lessons and solutions'
+	@echo 'make book                         the lessons as a static site: build/book/site    ARGS="--keep"'
+	@echo 'make student                      the course without solutions and answers: build/student'
 	@echo 'make table                        renew the README'"'"'s table of results'
 	@echo 'make lock                         renew requirements.lock from pyproject.toml'
 	@echo 'make clean                        remove build/ and caches; data, checkpoints and .venv stay'
@@ -77,6 +79,12 @@ bench: install
 
 notebooks: install
 	$(PY) tools/notebooks.py run $(only)
+
+book: install
+	$(PY) tools/book.py --profile "$(PROFILE)" --data "$(DATA)" $(ARGS)
+
+student: install
+	$(PY) tools/student.py
 
 table: install
 	$(PY) tools/readme_table.py

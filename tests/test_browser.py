@@ -3,121 +3,27 @@
 conftest.py finds Chromium. What a board does on a page of its own is in the tests of that board.
 """
 
-import json
-import os
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from board_page import all_coloured, all_drawn, drawn, wait_for_state, watch
+from board_page import all_coloured, all_drawn, drawn, wait_for_state
+from jupyter_server_page import LESSONS, find, focused, of_boards, open_and_run, open_boards, push, serve
 from playwright.sync_api import Locator, Page
 
-from course_utils.recipes import checkpoint_path
-
 pytestmark = pytest.mark.browser
-
-LESSONS = Path(__file__).parent.parent / "notebooks"
-
-# What the cells of the lesson in front have raised.
-RAISED = """[...jupyterapp.shell.currentWidget.content.model.cells]
-  .flatMap((cell) => (cell.type === "code" ? cell.outputs.toJSON() : []))
-  .filter((output) => output.output_type === "error")
-  .map((output) => `${output.ename}: ${output.evalue}`)"""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab with settings of its own: (its address, the folder that it shows)."""
-    home = tmp_path_factory.mktemp("lab")
-    folder = home / "notebooks"
-    folder.mkdir()
-    places = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_SETTINGS_DIR"
-    places = {name: str(home / name) for name in f"{places} JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR".split()}
-    news = home / "JUPYTERLAB_SETTINGS_DIR/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
-    news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = "--no-browser --allow-root --ip=127.0.0.1 --ServerApp.port_retries=0 --IdentityProvider.token= "
-    options += "--ServerApp.disable_check_xsrf=True --LabApp.expose_app_in_browser=True "
-    options += f"--port={port} --ServerApp.root_dir={folder}"
-    course = {"COURSE_PROFILE": "smoke", "COURSE_DATA_KIND": "embedded", "COURSE_THREADS": "1"}
-    course |= {"OMP_NUM_THREADS": "1", "COURSE_LEDGER": str(home / "ledger.csv")}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *options.split()],
-        env={**os.environ, **places, **course},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    log = []
-    for line in server.stderr:
-        log.append(line)
-        if "is running at" in line:
-            break
-    else:
-        pytest.fail("JupyterLab did not start:\n" + "".join(log[-20:]))
-    threading.Thread(target=server.stderr.read, daemon=True).start()  # nobody reads on; keep the pipe empty
-    yield f"http://127.0.0.1:{port}", folder
-    os.killpg(server.pid, signal.SIGTERM)
-    server.wait(timeout=20)
-
-
-def open_and_run(page: Page, lab, notebook: str) -> None:
-    """Open a lesson that lies in Lab's folder and run all of its cells; `page.problems` gathers errors."""
-    watch(page)
-    # A workspace of its own, or Lab brings the lesson before back to the front and runs that.
-    page.goto(f"{lab[0]}/lab/workspaces/{notebook[:2]}/tree/{notebook}")
-    shown = "window.jupyterapp?.shell.currentWidget"
-    is_open = f"{shown}?.context?.path === '{notebook}'"
-    is_idle = f"{shown}?.sessionContext?.session?.kernel?.status === 'idle'"
-    page.wait_for_function(f"{is_open} && {is_idle}", timeout=60_000)
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-    assert page.evaluate(RAISED) == []
-
-
-def open_boards(page: Page, lab, notebook: str, weights: str) -> None:
-    """Open a copy of a lesson that has its boards and only those other cells that they need, and run it."""
-    if not checkpoint_path(weights, "embedded").exists():
-        pytest.skip(f"the weights of {weights} are not there yet: python -m course_utils.recipes {weights}")
-    lesson = nbformat.read(LESSONS / notebook, as_version=4)
-    code = [cell for cell in lesson.cells if cell.cell_type == "code"]
-    first = [cell for cell in code if cell.id in ("parameters", "set-up")]
-    needed = r"load_digits\(|load_photographs\(|load_shipped\(.hier.|widgets\."
-    lesson.cells = first + [cell for cell in code if re.search(needed, cell.source)]
-    nbformat.write(lesson, lab[1] / notebook)
-    open_and_run(page, lab, notebook)
-
-
-def find(page: Page, board: str) -> Locator:
-    """The board of this class, once it is there, in view."""
-    found = page.locator(f".vae-board.{board}")
-    found.wait_for(state="attached", timeout=60_000)
-    found.scroll_into_view_if_needed()
-    return found
-
-
-def focused(page: Page) -> str:
-    return page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.className")
-
-
-def of_boards(problems: list[str]) -> list[str]:
-    """Those of our modules: anywidget imports them from blobs. Lab's own are not ours to judge."""
-    return [problem for problem in problems if "blob:" in problem]
+    """A JupyterLab with settings of its own."""
+    with serve("jupyterlab", tmp_path_factory.mktemp("lab")) as server:
+        yield server
 
 
 def test_the_slider_of_lesson_00_moves_its_bar(page, lab):
     name = "00_start_here.ipynb"
-    shutil.copy(LESSONS / name, lab[1] / name)  # Lab saves what it opens
+    shutil.copy(LESSONS / name, lab.folder / name)  # Lab saves what it opens
     open_and_run(page, lab, name)
     slider = page.locator(".widget-slider .noUi-handle").first
     slider.wait_for(timeout=120_000)
@@ -200,15 +106,6 @@ def test_the_boards_of_lesson_03(page, lab):
     assert maps.get_by_text("What excites channel 1 most").is_visible()
     assert (all_drawn(maps, ".vae-picture") != before).any()
     assert of_boards(page.problems) == []
-
-
-def push(page: Page, board: Locator, slider: str, state: str) -> None:
-    """Twenty steps of this slider to the right, +1.00, after which the board is in this state."""
-    board.get_by_role("slider", name=slider).focus()
-    for _ in range(20):
-        page.keyboard.press("ArrowRight")
-    wait_for_state(page, state)
-    assert focused(page) == slider, "Lab leaves the arrows alone"
 
 
 def test_the_layer_board_of_lesson_04(page, lab):

@@ -154,7 +154,7 @@ def test_it_says_how_long_the_style_is(classes):
     for state in states_of(board):
         go_to(classes, state)
         size = board.style(state).norm().item()
-        assert float(classes.text_content("[data-name=size]")) == pytest.approx(size, abs=0.051)
+        assert float(classes.text_content("[data-name=length]")) == pytest.approx(size, abs=0.051)
         low, high = (math.sqrt(5.5) + sign * 1.96 / math.sqrt(2) for sign in (-1, 1))
         word = "hardly ever drawn" if size > high else "short" if size < low else "usual"
         assert classes.text_content("[data-name=verdict]") == f", {word}"
@@ -259,6 +259,7 @@ def test_reset_and_size(classes):
     classes.click("text=Large")
     assert classes.locator(".vae-picture").bounding_box()["width"] > 1.2 * normal
     assert classes.evaluate("model.get('large')") is True
+    assert classes.get_attribute("text=Large", "aria-pressed") == "true"
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -1,11 +1,15 @@
-"""environment.yml and requirements.lock say the same as pyproject.toml."""
+"""environment.yml, binder/ and requirements.lock say the same as pyproject.toml."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,16 +18,17 @@ CONDA_NAMES = {"torch": "pytorch", "jupyterlab-widgets": "jupyterlab_widgets"}
 NOT_IN_CONDA = {"pytest-playwright", "axe-playwright-python"}
 
 
-def wanted() -> dict[str, Requirement]:
-    """Everything that the course needs or offers, by name, the course itself apart."""
-    extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + extras["course"] + extras["test"]
+def wanted(*extras: str) -> dict[str, Requirement]:
+    """What the course needs and these extras of it (course and test), by name, the course itself apart."""
+    lines = PROJECT["dependencies"]
+    for name in extras or ("course", "test"):
+        lines = lines + PROJECT["optional-dependencies"][name]
     requirements = [Requirement(line) for line in lines]
     return {canonicalize_name(r.name): r for r in requirements if r.name != PROJECT["name"]}
 
 
-def conda() -> dict:
-    return yaml.safe_load((ROOT / "environment.yml").read_text())
+def conda(folder: Path = ROOT) -> dict:
+    return yaml.safe_load((folder / "environment.yml").read_text())
 
 
 def locked() -> dict[str, str]:
@@ -50,6 +55,32 @@ def test_conda_takes_everything_from_conda_forge():
     assert conda()["channels"] == ["conda-forge", "nodefaults"]
     assert conda()["name"] == "vae-course"
     assert [line for line in conda()["dependencies"] if not isinstance(line, str)] == [{"pip": ["-e ."]}]
+
+
+def test_binder_has_the_same_ranges_and_pytorch_without_a_gpu():
+    lines = conda(ROOT / "binder")["dependencies"]
+    assert lines[1] == "pip" and conda(ROOT / "binder")["channels"] == ["conda-forge"]
+    found = re.fullmatch(r"python=(3\.\d+)", lines[0])
+    assert found, "repo2docker knows no other spelling"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(found.group(1))
+    names = CONDA_NAMES | {"torch": "pytorch-cpu"}
+    expected = {names.get(name, name): str(line.specifier) for name, line in wanted("course").items()}
+    assert dict(line.split(maxsplit=1) for line in lines[2:]) == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")
+@pytest.mark.parametrize("name", ["postBuild", "start"])
+def test_binder_can_run_its_scripts(name):
+    script = ROOT / "binder" / name
+    assert os.access(script, os.X_OK) and script.read_text().startswith("#!/bin/bash\n")
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Binder runs Linux")
+def test_binder_starts_what_it_is_given():
+    command = [ROOT / "binder" / "start", "bash", "-c", 'echo "$COURSE_THREADS $0 $*"', "jupyter", "a b"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == "1 jupyter a b\n"
 
 
 def test_lock_satisfies_the_ranges():

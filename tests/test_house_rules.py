@@ -186,6 +186,11 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def own_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Without the cell for Colab, which is not for a reader to read and has a rule of its own."""
+    return [cell for cell in code_cells(notebook) if cell.get("id") != "colab"]
+
+
 def label(cell: NotebookNode) -> str:
     """A cell, as a reader finds it: its number and first line."""
     first = next(iter(cell.source.strip().splitlines()), "")
@@ -220,7 +225,7 @@ def parameters(notebook: NotebookNode) -> list[str]:
 
 def long_cells(notebook: NotebookNode, limit: int = 40, setup_limit: int = 8) -> list[str]:
     """Set-up is every code cell up to the first one after the parameters cell, that one not counted."""
-    cells = code_cells(notebook)
+    cells = own_cells(notebook)
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
     setup = sum((n_lines(cell) for cell in cells[: (tagged or [0])[0] + 2]), 0)
     setup -= n_lines(cells[tagged[0]]) if tagged else 0
@@ -240,7 +245,7 @@ def not_plain_python(notebook: NotebookNode) -> list[str]:
         r"""["'](/\w+(/|["'])|~/|[A-Z]:\\(\\|Users))""": "has an absolute path",
         r"filterwarnings|simplefilter|catch_warnings": "filters warnings",
     }
-    cells = code_cells(notebook)
+    cells = own_cells(notebook)
     return [
         f"{label(cell)} {fault}"
         for pattern, fault in forbidden.items()
@@ -318,7 +323,7 @@ INLINE = ("lambda", "listcomp", "setcomp", "dictcomp", "genexpr")  # these are p
 
 
 def tree_of(notebook: NotebookNode) -> ast.Module:
-    return ast.parse("\n".join(cell.source for cell in code_cells(notebook)))
+    return ast.parse("\n".join(cell.source for cell in own_cells(notebook)))
 
 
 def definitions(notebook: NotebookNode) -> dict[str, str]:
@@ -360,6 +365,14 @@ def test_notebook(path, rule):
 @pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=name_of)
 def test_notebook_is_small(path):
     assert path.stat().st_size <= 500_000
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=name_of)
+def test_a_lesson_begins_with_the_cell_for_colab(path, load_tool):
+    """As pyproject.toml's address makes it, after the title; a solution has none."""
+    cells, colab = read(path).cells, load_tool("notebooks").colab_source()
+    there = [(i, cell.source, cell.outputs) for i, cell in enumerate(cells) if cell.get("id") == "colab"]
+    assert there == ([(1, colab, [])] if path in LESSONS else []), "run tools/notebooks.py address"
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=name_of)
@@ -409,7 +422,8 @@ def index_addresses(text: str) -> list[str]:
 
 # Links for readers, and the places where the data and the tools of the trade are.
 MAY_LINK = re.compile(
-    r".*\.(md|ipynb|svg)|CITATION\.cff|LICENSE|\.github/.*|\.pre-commit-config\.yaml|.*/data\.py"
+    r".*\.(md|ipynb|svg)|CITATION\.cff|LICENSE|pyproject\.toml"
+    r"|\.github/.*|\.pre-commit-config\.yaml|.*/data\.py|tools/book\.py"
 )
 
 
@@ -522,6 +536,7 @@ NOTEBOOK_EXAMPLES = [
     (long_cells, example("a\n" * 9), new_notebook(cells=[new_code_cell("a\n" * 9)])),
     (not_plain_python, example("1 % 2\n"), example("!ls")),
     (not_plain_python, example("a != b"), example("for a in b:\n    %time f(a)")),
+    (not_plain_python, example("%pip list", id="colab"), example("%pip list", id="colab-2")),
     (not_plain_python, example("'pip'"), example("os.system('pip install torch')")),
     (not_plain_python, example("Path('data/x')"), example("open('/tmp/x')")),
     (not_plain_python, example("'nats/image'"), example("Path('~/x')")),

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = (
@@ -213,14 +215,68 @@ def test_stored_outputs_hold_nothing_that_comes_and_goes(notebooks, tmp_path):
     stored = nbformat.read(path, as_version=4)
     assert stored.metadata.kernelspec.name == "python3" and stored.metadata.title == "kept"
     assert not {"widgets", "papermill"} & set(stored.metadata)
+    colab = stored.cells.pop(1)
+    assert colab.id == "colab" and colab.source == notebooks.colab_source() and colab.outputs == []
     assert [cell.source for cell in stored.cells] == [cell.source for cell in before.cells]
     assert [cell.id for cell in stored.cells] == [cell.id for cell in before.cells]
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    code = [colab, *(cell for cell in stored.cells if cell.cell_type == "code")]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5]
     assert all("execution" not in cell.metadata for cell in code)
-    assert code[1].outputs[0].text == "quick embedded quick embedded\n"
-    assert code[3].outputs[0].data["text/plain"] == "4"
+    assert code[2].outputs[0].text == "quick embedded quick embedded\n"
+    assert code[4].outputs[0].data["text/plain"] == "4"
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_new_address_leaves_everything_else_as_a_run_would_have_it(notebooks, tmp_path, monkeypatch):
+    """Without running anything: the cell for Colab is put in once and then renewed; its tags stay."""
+    path = write_lesson(tmp_path, "01_ok", "2 + 2")
+    notebooks.run(path, "embedded")
+    ran = nbformat.read(path, as_version=4)
+    before = nbformat.read(path, as_version=4)
+    before.cells.pop(1)  # as it was before there was a cell for Colab
+    for part in (*before.cells[1:], before.cells[2].outputs[0]):
+        part.execution_count -= 1
+    nbformat.write(before, path)
+    assert notebooks.main(["address", "--notebooks", str(tmp_path)]) == 0
+    stored = nbformat.read(path, as_version=4)
+    assert stored == ran
+
+    stored.cells[1].metadata["tags"] = ["remove-cell"]
+    nbformat.write(stored, path)
+    monkeypatch.setattr(notebooks, "repository", lambda: "ssh://elsewhere/course")
+    notebooks.main(["address", "--notebooks", str(tmp_path)])
+    moved = nbformat.read(path, as_version=4)
+    assert '"git+ssh://elsewhere/course"' in moved.cells[1].source
+    assert moved.cells[1].metadata["tags"] == ["remove-cell"]
+    assert [cell.get("execution_count") for cell in moved.cells] == [None, 1, 2, 3]
+
+
+def test_a_solution_has_no_cell_for_colab(notebooks, tmp_path):
+    write_lesson(tmp_path, "01_ok", "2 + 2")
+    path = write_lesson(tmp_path / "solutions", "01_ok_solutions", "2 + 2")
+    before = path.read_bytes()
+    assert notebooks.main(["address", "--notebooks", str(tmp_path)]) == 0
+    assert path.read_bytes() == before
+    notebooks.run(path, "embedded")
+    assert "colab" not in {cell.id for cell in nbformat.read(path, as_version=4).cells}
+
+
+def test_the_cell_for_colab_installs_there_and_only_there(notebooks, monkeypatch):
+    """In Colab: the course without what it depends on, then what Colab has not."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    ran, magics = TransformerManager().transform_cell(notebooks.colab_source()), []
+    shell = SimpleNamespace(run_line_magic=lambda name, line: magics.append(f"{name} {line}"))
+    exec(ran, {"get_ipython": lambda: shell})
+    assert magics == []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    exec(ran, {"get_ipython": lambda: shell})
+    assert len(magics) == 2 and magics[0].startswith("pip install -q --no-deps ")
+    assert f"git+{notebooks.repository()}" in magics[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {Requirement(line).name for line in project["dependencies"]}
+    fetched = set(magics[1].removeprefix("pip install -q ").split())
+    assert fetched < wanted and not fetched & {"torch", "torchvision", "numpy", "ipywidgets", "matplotlib"}
 
 
 def test_alt_texts_stay_and_widget_state_goes(notebooks, tmp_path):

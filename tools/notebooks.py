@@ -2,6 +2,7 @@
 
     python tools/notebooks.py run [--only 01]    execute lessons and solutions in place (`make notebooks`)
     python tools/notebooks.py compare            run them with nbval, compare marked cells (`make test`)
+    python tools/notebooks.py address            the repository has moved: write it into the cells for Colab
 
 `run` is the only thing that writes outputs. It uses the quick profile and real data, except where real
 pictures may not be published (PUBLISHED). A notebook that fails is left as it was.
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -37,12 +39,21 @@ EXTRA_KEYS = [
     "cell.metadata.papermill",
     "cell.metadata.execution",
 ]
+# The first code cell of a lesson. Colab keeps its own torch and ipywidgets, which fit its machines and pages.
+COLAB = """\
+# In Google Colab this fetches the course; anywhere else it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    %pip install -q --no-deps "git+{repository}"
+    %pip install -q {lacks}"""
+COLAB_LACKS = "anywidget filelock safetensors torchmetrics"  # of what the course needs
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write or compare the outputs of the stored notebooks.")
-    parser.add_argument("verb", choices=("run", "compare"))
+    parser = argparse.ArgumentParser(description="Write or compare what the stored notebooks hold.")
+    parser.add_argument("verb", choices=("run", "compare", "address"))
     parser.add_argument("--only", default="", help="one lesson, by its number or its name")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of the lessons")
     options = parser.parse_args(arguments)
@@ -50,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         paths = find_notebooks(options.notebooks, options.only, solutions=True)
         if options.verb == "compare":
             return compare(paths, os.environ.get("COURSE_DATA_KIND", "auto"))
+        if options.verb == "address":
+            return address([path for path in paths if path.parent.name != "solutions"])
         for path in paths:
             decide_data(published_data(path), has_photographs(path))  # the lessons need it: find out now
     except Exception as error:
@@ -87,6 +100,8 @@ def run_all(paths: list[Path]) -> int:
 def run(path: Path, data: str) -> None:
     """Execute one notebook from a clean kernel and store its outputs."""
     notebook = nbformat.read(path, as_version=4)
+    if path.parent.name != "solutions":
+        put_colab(notebook)
     metadata = {**notebook.metadata, "kernelspec": KERNEL, "language_info": {"name": "python"}}
     client = NotebookClient(
         notebook,
@@ -110,6 +125,44 @@ def store(notebook: nbformat.NotebookNode, path: Path) -> None:
     beside = path.with_suffix(".new")
     nbformat.write(notebook, beside)
     beside.replace(path)
+
+
+# address ----------------------------------------------------------------------------------------
+
+
+def address(lessons: list[Path]) -> int:
+    """Let each lesson begin with today's Colab cell; nothing is executed."""
+    for path in lessons:
+        notebook = nbformat.read(path, as_version=4)
+        put_colab(notebook)
+        store(notebook, path)
+    print(f"{len(lessons)} lessons fetch {repository()} in Colab")
+    return 0
+
+
+def repository() -> str:
+    """Where the course lives; only pyproject.toml knows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def colab_source() -> str:
+    return COLAB.format(repository=repository(), lacks=COLAB_LACKS)
+
+
+def put_colab(notebook: nbformat.NotebookNode) -> None:
+    """Make the first code cell the one for Colab. It prints nothing; a new one moves the later counts on."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if code[0].get("id") == "colab":
+        code[0].source = colab_source()
+        return
+    first = nbformat.v4.new_code_cell(colab_source(), id="colab")
+    if code[0].execution_count:  # it has been run
+        first.execution_count = 1
+        for part in [part for cell in code for part in (cell, *cell.outputs)]:
+            if part.get("execution_count"):
+                part.execution_count += 1
+    notebook.cells.insert(notebook.cells.index(code[0]), first)
 
 
 # compare ----------------------------------------------------------------------------------------

@@ -275,7 +275,8 @@ def run_lesson(source: str, target: str, profile: str, data: str) -> str:
         return f"{type(error).__name__}: {error}"
     cells = [cell for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code"]
     not_run = sum(cell.execution_count is None for cell in cells)
-    if len(cells) < 3:  # the parameters, papermill's copy of them, and something to do
+    # Besides the cell for Colab: the parameters, papermill's copy of them, and something to do.
+    if sum(cell.get("id") != "colab" for cell in cells) < 3:
         return "it has no code to run"
     return f"{not_run} code cells did not run" if not_run else ""
 

@@ -31,7 +31,7 @@ const BOARD = `
         </div>
         <p class="cb-cost" role="status" data-name="cost"></p>
         <div class="cb-length">
-          <p>Style length <i>|ε|</i> = <b data-name="size"></b><span class="cb-soft" data-name="verdict"></span></p>
+          <p>Style length <i>|ε|</i> = <b data-name="length"></b><span class="cb-soft" data-name="verdict"></span></p>
           <div class="cb-gauge" role="img" data-name="gauge">
             <i data-name="usual"></i><i class="cb-mark" data-name="mark"></i>
           </div>
@@ -296,7 +296,7 @@ function dressLength({ page, its }, size) {
   const [low, high] = [-1.96, 1.96].map((v) => Math.max(0, Math.sqrt(n - 0.5) + v * Math.SQRT1_2));
   const end = Math.max(2.5 * Math.sqrt(n), high);
   const place = (v) => `${(100 * Math.min(v, end)) / end}%`;
-  page.size.textContent = size.toFixed(1);
+  page.length.textContent = size.toFixed(1);
   page.verdict.textContent = size > high ? ", hardly ever drawn" : size < low ? ", short" : ", usual";
   page.mark.style.left = place(size);
   Object.assign(page.usual.style, { left: place(low), width: `calc(${place(high)} - ${place(low)})` });
