@@ -23,7 +23,7 @@ ifneq ($(COURSE_DATA),)
 export COURSE_DATA := $(shell cd "$(COURSE_DATA)" 2>/dev/null && pwd || echo "$(COURSE_DATA)")
 endif
 
-.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks book student lock clean
+.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks book student classpack try-classpack lock clean
 .NOTPARALLEL:
 
 help:
@@ -36,6 +36,8 @@ help:
 	@echo 'make notebooks [ONLY=04]          write the stored outputs of lessons and solutions'
 	@echo 'make book                         the lessons as a static site: build/book/site    ARGS="--keep"'
 	@echo 'make student                      the course without solutions and answers: build/student'
+	@echo 'make classpack                    one archive that installs without a network    ARGS="--student"'
+	@echo 'make try-classpack                installs it with the network off and runs lesson 04'
 	@echo 'make table                        renew the README'"'"'s table of results'
 	@echo 'make lock                         renew requirements.lock from pyproject.toml'
 	@echo 'make clean                        remove build/ and caches; data, checkpoints and .venv stay'
@@ -85,6 +87,12 @@ book: install
 
 student: install
 	$(PY) tools/student.py
+
+classpack: install
+	$(PY) tools/classpack.py $(ARGS)
+
+try-classpack: install
+	COURSE_TRY_CLASSPACK=1 $(one) $(PY) -m pytest -s tests/test_classpack.py -k without_a_network
 
 table: install
 	$(PY) tools/readme_table.py

@@ -1,6 +1,8 @@
 """tools/install.py: what it says when it cannot, and that half an install is never taken for a whole one."""
 
 import ast
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -37,6 +39,7 @@ def fake_run(tool, project, monkeypatch):
 
     def run(command, what):
         steps.append(command)
+        run.before(command)
         if any(word in command for word in fails):
             raise tool.Failure(f"Failed at {what}")
         if "venv" in command:
@@ -46,8 +49,8 @@ def fake_run(tool, project, monkeypatch):
 
     monkeypatch.setattr(tool, "run", run)
     monkeypatch.setattr(tool, "check_disk", lambda *_: None)
-    monkeypatch.setattr(tool, "is_usable", os.path.exists)
-    run.steps, run.fails = steps, fails
+    monkeypatch.setattr(tool, "is_usable", lambda python, pack: os.path.exists(python))
+    run.steps, run.fails, run.before = steps, fails, lambda command: None
     return run
 
 
@@ -168,6 +171,99 @@ def test_cpu_keeps_the_versions_and_the_choice(tool, project, fake_run):
 def test_unknown_option(tool):
     with pytest.raises(tool.Failure, match="--gpu"):
         tool.main(["--gpu"])
+
+
+# A class pack -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pack(tool, project):
+    """What the project is when it was unpacked from an archive of tools/classpack.py."""
+    (project / "wheels").mkdir()
+    (project / "wheels" / "numpy.whl").write_text("numpy")
+    digest = hashlib.sha256(b"numpy").hexdigest()
+    pack = {
+        "platform": tool.platform_name(),
+        "python": list(sys.version_info[:2]),
+        "glibc": None,
+        "cpu": True,
+    }
+    pack |= {"packages": ["numpy==2.4.6"], "wheels": {"numpy.whl": digest}}
+    (project / "wheels" / "manifest.json").write_text(json.dumps(pack))
+    return tool.read_pack(str(project))
+
+
+def test_a_pack_installs_from_its_wheels_alone(tool, project, fake_run, pack, monkeypatch):
+    monkeypatch.setattr(tool, "ROOT", str(project))
+    tool.main([])
+    wheels = ["--no-index", "-f", str(project / "wheels")]
+    for step in fake_run.steps[1:]:
+        assert step[step.index("--no-index") :][:3] == wheels
+    assert fake_run.steps[2][-1:] == pack["packages"] and "--offline" in fake_run.steps[2]
+    assert tool.is_installed(str(project / ".venv"), tool.fingerprint(str(project), cpu=True))
+    fake_run.steps.clear()
+    (project / "wheels" / "numpy.whl").unlink()
+    tool.main([])  # the stamp is enough
+    assert not fake_run.steps
+
+
+def test_outside_of_a_pack_nothing_is_offline(tool, project, fake_run):
+    tool.install(str(project), str(project / ".venv"), cpu=False)
+    assert not any({"--no-index", "--offline"} & set(step) for step in fake_run.steps)
+
+
+@pytest.mark.parametrize("step", ["venv", "pip", "--offline", "--no-deps"])
+def test_an_interrupted_pack_goes_on(tool, project, fake_run, pack, monkeypatch, step):
+    monkeypatch.setattr(tool, "ROOT", str(project))
+    fake_run.fails.add(step)
+    with pytest.raises(tool.Failure):
+        tool.main([])
+    assert not (project / ".venv" / ".installed").exists()
+    half = project / ".venv" / ".cache" / "half"  # uv fails on a cache that lacks some of its files
+    half.mkdir(parents=True)
+    fake_run.fails.clear()
+    fake_run.before = lambda command: "--offline" in command and half.exists() and pytest.fail("half a cache")
+    tool.main([])
+    assert (project / ".venv" / ".installed").exists()
+
+
+def test_a_broken_wheel_is_named(tool, project, fake_run, pack, monkeypatch):
+    monkeypatch.setattr(tool, "ROOT", str(project))
+    (project / "wheels" / "numpy.whl").write_text("another")
+    with pytest.raises(tool.Failure, match=r"wheels/numpy\.whl is not the file that was packed"):
+        tool.main([])
+    assert not fake_run.steps and not (project / ".venv").exists()
+
+
+def test_a_pack_is_for_one_python(tool, pack):
+    pack["python"] = [3, 12]
+    assert tool.suits((3, 12, 4), pack) and not tool.suits((3, 11), pack) and not tool.suits((3, 13), pack)
+
+
+def test_a_pack_on_an_old_linux(tool, pack, monkeypatch):
+    pack["glibc"] = [2, 34]
+    for found, fits in [
+        (("glibc", "2.34"), True),
+        (("glibc", "2.40"), True),
+        (("glibc", "2.9"), False),
+        (("", ""), False),
+    ]:
+        monkeypatch.setattr(tool.platform, "libc_ver", lambda found=found: found)
+        if fits:
+            tool.check_machine(pack)
+        else:
+            with pytest.raises(tool.Failure, match=r"glibc 2\.34 or later"):
+                tool.check_machine(pack)
+
+
+def test_settings_for_a_network_do_not_count_in_a_pack(tool, monkeypatch, capfd):
+    for name in ("PIP_FIND_LINKS", "UV_TORCH_BACKEND"):
+        monkeypatch.setenv(name, "elsewhere")
+    names = "import os; print([name for name in os.environ if name[:3] in ('PIP', 'UV_')])"
+    tool.run([sys.executable, "-c", names, "--no-index"], "asking")
+    assert capfd.readouterr().out.strip() == "[]"
+    with pytest.raises(tool.Failure, match="Most often the disk is full"):
+        tool.run([sys.executable, "-c", "raise SystemExit(1)", "--no-index"], "asking")
 
 
 @pytest.mark.skipif(
