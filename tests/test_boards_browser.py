@@ -33,9 +33,7 @@ TO_READ = "canvas[role], svg[role], [role=img], [role=group], [role=radiogroup],
 @pytest.mark.parametrize("name", BOARDS)
 def test_everything_has_a_name_for_a_screen_reader(page, name):
     """A snapshot says what a screen reader hears: a role, then the name in double quotes."""
-    # The fillings of OwnPhotograph come from the kernel, so its page has Python behind it.
-    open_board = test_own_photograph_browser.open_board if name == "OwnPhotograph" else show
-    open_board(page, BOARDS[name]())
+    show(page, BOARDS[name]())
     heard = {}
     for part in (TO_USE, TO_READ):
         heard[part] = [

@@ -16,7 +16,7 @@ from course_utils.models.conv_vae import ConvVAE
 from course_utils.models.vae import VAE
 from course_utils.widgets import LatentPlane, PlaneState
 from course_utils.widgets.latent_plane import CLASS_COLOURS
-from course_utils.widgets.shared import pack, page, page_decoder, page_layers
+from course_utils.widgets.shared import pack, pack_small, page, page_decoder, page_layers, rounded
 
 LIKELIHOODS = [
     distributions.Bernoulli,
@@ -111,6 +111,7 @@ def decode_as_the_page_does(layers: list[dict], weights: bytes, z: np.ndarray) -
                     patches = np.lib.stride_tricks.sliding_window_view(
                         np.pad(x, edge), layer["kernel"], axis=(2, 3)
                     )  # (B, C, H, W, *kernel)
+                    patches = patches[:, :, :: layer["stride"][0], :: layer["stride"][1]]
                     weight = take(layer["n_out"], x.shape[1], *layer["kernel"])
                     x = np.einsum("bchwyx,ocyx->bohw", patches, weight)
                     x = x + take(layer["n_out"], 1, 1)
@@ -164,10 +165,11 @@ def test_the_packed_decoder_is_the_decoder(likelihood):
         assert np.abs(decode_as_the_page_does(layers, weights, z.numpy()) - expected).max() < 1 / 255
 
 
+@pytest.mark.parametrize("stride", [1, 2, (3, 1)])
 @pytest.mark.parametrize("kernel, padding", [(1, 0), (3, 0), (3, 2), (5, 1), ((1, 4), (0, 3))])
 @torch.inference_mode()
-def test_a_convolution_of_any_kernel_is_packed_with_its_shapes(kernel, padding):
-    conv = nn.Conv2d(3, 6, kernel, padding=padding).to(memory_format=torch.channels_last)
+def test_a_convolution_of_any_kernel_is_packed_with_its_shapes(kernel, padding, stride):
+    conv = nn.Conv2d(3, 6, kernel, stride, padding).to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 7, 5)
     layers, weights, shape = page_layers(nn.Sequential(conv), (3, 7, 5))
     assert shape == conv(x).shape[1:]
@@ -189,8 +191,8 @@ def test_an_unknown_layer_is_named_with_what_to_do():
     with pytest.raises(TypeError, match=r"layer 1 of the decoder, a Softplus: .* static/decoder.js"):
         page_decoder(model)
     model = ConvVAE((6, 10), hidden=24, latent_dim=5)
-    model.decoder[4].block[1].stride = (2, 2)
-    with pytest.raises(TypeError, match=r"layer 4\.block\.1 of the decoder, a Conv2d: .*stride 1"):
+    model.decoder[4].block[1].dilation = (2, 2)
+    with pytest.raises(TypeError, match=r"layer 4\.block\.1 of the decoder, a Conv2d: .*no dilation"):
         page_decoder(model)
     model.decoder = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 784))
     with pytest.raises(TypeError, match=r"layer 0 of the decoder, a BatchNorm1d: .*after one of these"):
@@ -216,6 +218,17 @@ def test_weights_that_diverged_are_refused():
     nn.init.constant_(model.decoder[0].bias, math.nan)
     with pytest.raises(ValueError, match="the training has diverged"):
         page_decoder(model)
+    with pytest.raises(ValueError, match="the training has diverged"):
+        pack_small([model.decoder[0].bias])
+
+
+def test_small_weights_are_near_their_own():
+    for values in (torch.randn(7, 3, 3), 1e-4 * torch.randn(16), torch.zeros(5), torch.randn(33)):
+        there = rounded(values)
+        assert there.shape == values.shape
+        assert (there - values).abs().max() <= values.abs().max() / 200 + 1e-5
+        assert rounded(there).equal(there), "a second time it changes nothing"
+        assert len(pack_small([values])) == values.numel() + 2 * -(-values.numel() // 16)
 
 
 # The view ---------------------------------------------------------------------------------------

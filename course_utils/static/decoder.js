@@ -1,10 +1,12 @@
 // A decoder in the page: unpacks the weights once, then turns a latent into numbers in [0, 1].
 //
 // The description comes from course_utils/widgets/shared.py: a list of operations, and the weights of all of them in
-// order, as little-endian 16-bit floats. A new operation is one more function here, and one more case there. Each
+// order, as little-endian 16-bit floats or as 8-bit numbers. A new operation is one more function here, and one more case there. Each
 // takes its own entry of the list and `take(n)`, which hands out the next n weights; it returns x => y, both as flat
 // arrays, an image channel by channel and row by row. `shape` is that of x: channels, rows, columns. Several x may
 // come one after the other in one array; their y then leave in the same order.
+
+const BLOCK = 16; // weights that share a step
 
 export const operations = {
   linear({ n_in, n_out }, take) {
@@ -16,8 +18,8 @@ export const operations = {
     const [n_in, height, width] = entry.shape;
     const weight = take(entry.n_out * n_in * entry.kernel[0] * entry.kernel[1]);
     const bias = take(entry.n_out);
-    const sizes = [...entry.kernel, ...entry.padding, height % 2, width % 2].join(" ");
-    const one = (sizes === "3 3 1 1 0 0" ? inTiles : inPatches)(entry, weight, bias);
+    const sizes = [...entry.kernel, ...entry.padding, ...entry.stride, height % 2, width % 2].join(" ");
+    const one = (sizes === "3 3 1 1 1 1 0 0" ? inTiles : inPatches)(entry, weight, bias);
     return (x) => oneByOne(x, n_in * height * width, one);
   },
   residual({ layers }, take) {
@@ -91,22 +93,23 @@ function leaning(n) {
 }
 
 // A convolution: each place's surroundings become one row of `patches`; then it is the same product at every place.
-function inPatches({ shape: [n_channels, height, width], kernel, padding }, weight, bias) {
+function inPatches({ shape: [n_channels, height, width], kernel, padding, stride }, weight, bias) {
   const n_in = n_channels * kernel[0] * kernel[1];
-  const rows = height + 2 * padding[0] - kernel[0] + 1;
-  const columns = width + 2 * padding[1] - kernel[1] + 1;
+  const [rows, columns] = [height, width].map((n, i) => Math.floor((n + 2 * padding[i] - kernel[i]) / stride[i]) + 1);
   const patches = new Float32Array(rows * columns * n_in); // what lies outside of the image stays 0
   return (x) => {
     let at = 0; // the position in a patch
     for (let channel = 0; channel < n_channels; channel++) {
       for (let down = -padding[0]; down < kernel[0] - padding[0]; down++) {
         for (let right = -padding[1]; right < kernel[1] - padding[1]; right++, at++) {
-          const lastRow = Math.min(rows, height - down);
-          const lastColumn = Math.min(columns, width - right);
-          for (let row = Math.max(0, -down); row < lastRow; row++) {
-            const from = (channel * height + row + down) * width + right;
-            for (let column = Math.max(0, -right); column < lastColumn; column++) {
-              patches[(row * columns + column) * n_in + at] = x[from + column];
+          const firstRow = Math.max(0, Math.ceil(-down / stride[0]));
+          const firstColumn = Math.max(0, Math.ceil(-right / stride[1]));
+          const lastRow = Math.min(rows, Math.ceil((height - down) / stride[0]));
+          const lastColumn = Math.min(columns, Math.ceil((width - right) / stride[1]));
+          for (let row = firstRow; row < lastRow; row++) {
+            const from = (channel * height + row * stride[0] + down) * width + right;
+            for (let column = firstColumn; column < lastColumn; column++) {
+              patches[(row * columns + column) * n_in + at] = x[from + column * stride[1]];
             }
           }
         }
@@ -271,17 +274,52 @@ function chain(layers, take) {
   return (x) => steps.reduce((y, step) => step(y), x);
 }
 
-// One function z => Float32Array for each list of operations; they take their weights (a DataView) in this order.
-export function networks(lists, weights) {
-  const floats = unpack(weights);
+// Hands out the next n weights, of 16-bit floats.
+export function fromHalves(view) {
+  const floats = unpack(view);
   let taken = 0;
+  return (n) => floats.subarray(taken, (taken += n));
+}
+
+// The same of 8-bit numbers, as `pack_small` writes them: for each tensor the steps of its blocks, then its multiples.
+export function fromSmall(view) {
+  const part = (n) => new DataView(view.buffer, view.byteOffset + taken, n);
+  let taken = 0;
+  return (n) => {
+    const steps = unpack(part(2 * Math.ceil(n / BLOCK)));
+    taken += 2 * steps.length;
+    const multiples = part(n);
+    taken += n;
+    return Float32Array.from({ length: n }, (_, i) => steps[Math.floor(i / BLOCK)] * multiples.getInt8(i));
+  };
+}
+
+// One function z => Float32Array for each list of operations, which take their weights in this order.
+export function networks(lists, take) {
   return lists.map((layers) => {
-    const run = chain(layers, (n) => floats.subarray(taken, (taken += n)));
+    const run = chain(layers, take);
     return (z) => run(Float32Array.from(z));
   });
 }
 
-// The function z => Float32Array that `layers` and `weights` (a DataView) describe.
+// The function z => Float32Array that `layers` and `weights`, 16-bit floats, describe.
 export function decoder(layers, weights) {
-  return networks([layers], weights)[0];
+  return networks([layers], fromHalves(weights))[0];
+}
+
+// The networks of a walk down, as `page_walk` of widgets/shared.py orders them: of each layer { down, prior }, the top
+// one without `down`, and the pixels of a guess that the walk adds to.
+export function walkDown(found) {
+  const [decode, mean] = found.splice(-2);
+  const nets = [{ prior: found.shift() }];
+  while (found.length) {
+    const [down, prior] = found.splice(0, 2);
+    nets.unshift({ down, prior });
+  }
+  return { nets, pixels: (told, guess) => mean(plus(decode(told), guess)) };
+}
+
+// h of some pictures, one after the other, and to each of them what is added, if anything is.
+export function plus(h, added) {
+  return added ? h.map((v, i) => v + added[i % added.length]) : h;
 }

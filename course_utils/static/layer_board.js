@@ -1,7 +1,7 @@
 // The layer board: a row for each layer of a hierarchy, which holds its code, takes its mean or samples, and the
 // pictures that then come out. Where an image is not to be had, it starts from a draw of the prior.
 
-import { networks } from "./decoder.js";
+import { fromHalves, networks } from "./decoder.js";
 import { addPicks, build, oncePerFrame, paint, set } from "./board.js";
 import {
   contents, drawHere, hierarchy, imageOf, isImage, read, run, varies, whoSamples, write,
@@ -89,7 +89,7 @@ const copyOf = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + vi
 // The walk, with what Python sent: down and prior of each layer but the top one, and the decoder.
 function walkOf(model, its) {
   const lists = model.get("networks");
-  const found = networks(lists, model.get("weights"));
+  const found = networks(lists, fromHalves(model.get("weights")));
   const decode = found.pop();
   const [codes, vectors, top] = ["codes", "vectors", "top"].map((name) => new Float32Array(copyOf(model.get(name))));
   const nets = [{ prior: () => top }];

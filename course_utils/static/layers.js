@@ -1,6 +1,8 @@
 // Rows of layers: what the reader asks of each layer of a hierarchy, and what then comes out at the pixels. The layer
 // board and the photo board have them. Layers are counted from 1, next to the pixels; arrays of layers start there too.
 
+import { plus } from "./decoder.js";
+import { noise } from "./draws.js";
 import { build, controls, follow, imagesOf, oncePerFrame, radioName, set, showSize, slideTo, whenIdle } from "./board.js";
 
 const BUDGET = 14; // milliseconds in which pictures are decoded, until the page may do something else
@@ -166,27 +168,6 @@ export function whoSamples(state, skip) {
   return drawn.length ? `Only layer ${drawn[0]} samples` : "";
 }
 
-// The draws, as in widgets/layers.py: each number has its own address and no other state -------------------------
-
-function mix(h) {
-  h = Math.imul(h ^ (h >>> 17), 0xed5ad4bb);
-  h = Math.imul(h ^ (h >>> 11), 0xac4c1b51);
-  h = Math.imul(h ^ (h >>> 15), 0x31848bab);
-  return (h ^ (h >>> 14)) >>> 0;
-}
-
-// n draws of N(0, 1) that belong to this address, by Box and Muller.
-export function noise(seed, layer, picture, n) {
-  const stream = [seed, layer, picture].reduce((h, part) => (mix(h ^ part) + 0x9e3779b9) >>> 0, 0);
-  const eps = new Float32Array(n);
-  for (let i = 0; i < n; i++) {
-    const a = mix((stream + i) >>> 0);
-    const b = mix(a ^ 0x85ebca6b);
-    eps[i] = Math.sqrt(-2 * Math.log((a + 0.5) / 2 ** 32)) * Math.cos((2 * Math.PI * b) / 2 ** 32);
-  }
-  return eps;
-}
-
 // The walk from the top to the pixels ----------------------------------------------------------------------------
 //
 // Of each layer there is { n, z, told }: the codes of n pictures one after the other, or n = 1 if all are equal, and
@@ -295,11 +276,6 @@ export function hierarchy({ nets, decode, codes, vectors, each = 1, context = ()
         return Array.from({ length: n }, (_, i) => z.slice(i * size, (i + 1) * size));
       }),
   };
-}
-
-// h of some pictures, one after the other, and to each of them what is added, if anything is.
-export function plus(h, added) {
-  return added ? h.map((v, i) => v + added[i % added.length]) : h;
 }
 
 // [h, z] of each picture; one h for all if there is but one.

@@ -1,19 +1,22 @@
-// The reader's own photograph: a hole to drag over it, and what the model draws there. The kernel opens the file and
-// fills the hole; the page shows the photograph with each filling.
+// The reader's own photograph: a hole to drag over it, and what the model draws there. The page opens the file and fills
+// the hole itself, so the photograph stays in it.
 
 import {
   addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, set, showSize, slideTo, whenIdle,
 } from "./board.js";
+import { FILLING, contextOf, fitted, painter } from "./holes.js";
 
 const OWN = "your photograph";
 const LEAST = 16; // pixels of the photograph: the side of the smallest hole
-const FILLING = 32; // pixels along each side of what the model draws
-const PART = 1 << 20; // bytes of a file in one message: Jupyter takes no message of more than 10 MB
-const PATIENCE = 4000; // milliseconds until a kernel that does not answer is asked again
-const LATE = 300; // milliseconds for which the last fillings stand in for those that are due
-const NO_ANSWER = "No answer from the kernel yet: it is busy, or not there. Without one, run the cell of this board.";
+const SMALLEST = 64; // pixels across a photograph
+const LONGEST = 1024; // pixels: a longer photograph is shrunk
+const MAX_RATIO = 16; // of the sides, so that what is shrunk keeps 64 pixels across
+const MAX_MB = 20; // of a file
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const VIEWS = { hole: "Hole", filled: "Filled", original: "Original" };
+
+let own = null; // the photograph that the reader has chosen: it is in no trait, so it leaves neither page nor browser
+let opened = 0; // photographs so far
 
 const BOARD = `
   <div class="vae-board own-photograph">
@@ -58,7 +61,7 @@ const BOARD = `
           choose a filling; <kbd>Home</kbd> puts the hole back.
         </p>
         <p class="vae-hint op-keys">
-          Your photograph goes to the kernel that runs this notebook and nowhere else. It is not saved with the
+          Your photograph stays in this page, which fills the hole itself. It is sent nowhere, and not saved with the
           notebook.
         </p>
       </section>
@@ -71,8 +74,8 @@ const BOARD = `
 function render({ model, el }) {
   const page = build(BOARD);
   const state = () => read(model.get("line"), model.get("photographs"));
-  const shown = { view: "filled", chosen: 0, answer: null, silent: false };
-  const board = { page, model, photos: givenPhotos(model), ...shown };
+  const board = { page, model, photos: givenPhotos(model), view: "filled", chosen: 0, fillings: [] };
+  forgetLost(model);
 
   const save = whenIdle(() => model.save_changes());
   const go = (next) => {
@@ -87,18 +90,19 @@ function render({ model, el }) {
   });
   const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
 
-  const kernel = talk(board, () => draw());
-  const draw = oncePerFrame(() => {
+  const look = () => {
     const now = state();
-    row.show();
-    dress(board, now);
-    const photo = board.photos.get(now.name);
-    if (!photo) return kernel.askPhotograph();
-    const late = kernel.askFillings(now);
-    paintStage(board, now, photo, late);
-    if (board.answer?.line !== model.get("line") || late) return;
-    page.node.dataset.shows = board.answer.line;
+    return { ...now, photo: now.name === OWN ? own : board.photos.get(now.name) };
+  };
+  const filler = fillInTurn(board, look, (now) => {
+    page.node.dataset.shows = write(now);
     speak();
+  });
+  const draw = oncePerFrame(() => {
+    row.show();
+    dress(board, state());
+    paintStage(board, look());
+    filler.ask();
   });
 
   const again = () => go({ ...state(), seed: (state().seed % 9999) + 1 });
@@ -107,41 +111,44 @@ function render({ model, el }) {
     [board.chosen, board.view] = [nth, "filled"];
     draw();
   };
+  const dressPicks = () => addPhotographs(board, (name) => go(reset({ ...state(), name })));
   addViews(board, draw);
   addTiles(board, choose);
   page.again.addEventListener("click", again);
   page.side.addEventListener("input", () => go(grown(state(), page.side.value - state().hole[2])));
   page.side.addEventListener("change", save.flush);
   listen(page, state, { go, again, choose, done: save.flush });
-  const send = (file) => {
-    save.flush(); // or the hole that it moved last would come after the new photograph
-    kernel.send(file);
-  };
-  takeFiles(page, send);
-  const dressPicks = () => addPhotographs(board, (name) => go(reset({ ...state(), name })));
+  takeFiles(page, (photo) => {
+    own = photo;
+    const its = [OWN, photo.height, photo.width];
+    model.set("photographs", [...givenIn(model), its]);
+    dressPicks();
+    go(on(its));
+  });
 
   page.foot.append(row.node);
   el.append(page.node);
   const size = () => showSize(page.node, model.get("large"));
-  const renew = () => {
-    board.photos.delete(OWN);
-    board.answer = null;
-    draw();
-  };
-  const unfollow = follow(model, {
-    "change:large": size,
-    "change:line": draw,
-    "change:photographs": dressPicks,
-    "change:n_uploads": renew,
-  });
+  const unfollow = follow(model, { "change:large": size, "change:line": draw, "change:photographs": dressPicks });
   return () => {
     save.flush();
-    kernel.end();
+    filler.end();
     unfollow();
   };
 }
 
 export default { render };
+
+const givenIn = (model) => model.get("photographs").filter(([name]) => name !== OWN);
+
+// A notebook that is opened again has kept the line of the reader's photograph, but not the photograph.
+function forgetLost(model) {
+  const given = givenIn(model);
+  const lost = model.get("photographs").slice(given.length);
+  if (lost.every(([, height, width]) => own?.height === height && own.width === width)) return;
+  model.set("photographs", given);
+  if (model.get("line").startsWith(OWN)) model.set("line", write(on(given[0])));
+}
 
 // The rule, as in HoleState of widgets/own_photograph.py ----------------------------------------------------------
 //
@@ -196,99 +203,76 @@ export function beyond({ height, width, hole: [top, left, side] }) {
   return 1 - (within(top, height) * within(left, width)) / (2 * side) ** 2;
 }
 
-// The kernel -----------------------------------------------------------------------------------------------------
-//
-// One question at a time, and after an answer the latest.
+// The fillings ---------------------------------------------------------------------------------------------------
 
-function talk(board, draw) {
+// Step by step, the chosen filling first, so that the page can do something else in between. A hole that moves on waits
+// until that filling is there: a drag shows fillings all along, and the latest hole wins. `look()` says what is wanted,
+// `done(now)` hears that all fillings of it are there.
+function fillInTurn(board, look, done) {
   const { page, model } = board;
-  let [asked, timer, late, failed, wanted, number] = ["", 0, false, "", 0, 0];
-  const uploads = () => model.get("n_uploads");
-  const key = (line, upload) => (line.startsWith(OWN) ? `${line} #${upload}` : line);
-
-  const isLate = whenIdle(() => {
-    if (!asked) return;
-    late = true;
-    draw();
-  }, LATE);
-  const ask = () => {
-    asked = model.get("line");
-    model.send({ kind: "fill", line: asked, upload: uploads() });
-    isLate();
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      board.silent = true;
-      draw();
-      ask();
-    }, PATIENCE);
+  const { look: see, draw } = painter(model.get("networks"), model.get("weights"), model.get("stages"));
+  const every = Array.from({ length: model.get("n_fillings") }, (_, i) => i);
+  let [now, seen, timer] = [{ due: [], isShown: true }, {}, 0];
+  const differ = () => {
+    const { photo, hole, seed } = look();
+    return [photo.nth, ...hole, seed].join(" ") !== now.key;
   };
-  const answered = () => {
-    [asked, late, board.silent] = ["", false, false];
-    clearTimeout(timer);
+  const begin = () => {
+    const wanted = look();
+    const place = [wanted.photo.nth, ...wanted.hole].join(" ");
+    const due = [board.chosen, ...every.filter((nth) => nth !== board.chosen)];
+    delete page.node.dataset.shows;
+    return { ...wanted, place, key: `${place} ${wanted.seed}`, due, isShown: false };
   };
-  const askPhotograph = () => {
-    if (wanted === uploads()) return;
-    wanted = uploads();
-    model.send({ kind: "photograph" });
+  const step = () => {
+    timer = 0;
+    if (now.isShown && differ()) now = begin();
+    if (seen.place !== now.place) seen = { place: now.place, ...see(contextOf(now.photo, now.hole)) };
+    else if (now.due.length) {
+      const nth = now.due.shift();
+      const values = draw(seen, now.seed, nth + 1);
+      const side = now.hole[2];
+      board.fillings[nth] = { values, photo: now.photo, canvas: canvasOf(fitted(values, side), [3, side, side]) };
+      now.isShown = true;
+      paintTile(board, now, nth);
+      if (nth === board.chosen) paintStage(board, look());
+    }
+    if (now.due.length || differ()) timer = setTimeout(step);
+    else done(now);
   };
-
-  const heard = {
-    filled({ line, upload }, [bytes]) {
-      answered();
-      if (key(line, upload) !== key(line, uploads())) return; // of the upload before
-      const its = read(line, model.get("photographs"));
-      const fillings = canvasesOf(bytes, model.get("n_fillings"));
-      board.answer = { line, key: key(line, upload), name: its.name, fillings };
-      paintTiles(board, its);
-    },
-    failed({ line, upload, message }) {
-      answered();
-      if (line !== model.get("line")) return;
-      failed = key(line, upload); // it is not asked again
-      tell(page, `The model did not fill the hole: ${message}`);
-    },
-    async photograph({ upload }, [bytes]) {
-      const photo = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
-      if (upload !== uploads()) return;
-      board.photos.set(OWN, photo);
-      paintThumb(board);
-    },
-    taken: (its) => its.number === number && tell(page, ""),
-    refused: (its) => its.number === number && tell(page, its.message),
-  };
-  const hear = async (content, buffers) => {
-    await heard[content.kind](content, buffers);
-    draw();
-  };
-  model.on("msg:custom", hear);
+  page.node.fillings = () => board.fillings.map(({ values }) => values); // for tests, and for a curious console
   return {
-    askPhotograph,
-    // Whether the answer is late; asks unless there is a question that waits, or the answer is there.
-    askFillings(now) {
-      const its = key(write(now), uploads());
-      if (failed && failed !== its) tell(page, (failed = ""));
-      if (!asked && its !== board.answer?.key && its !== failed) ask();
-      return late;
+    ask() {
+      if (differ()) timer ||= setTimeout(step);
     },
-    // A file, part by part; the kernel says what is wrong with it.
-    async send(file) {
-      const its = ++number;
-      const about = { kind: "upload", number: its, name: file.name, size: file.size };
-      tell(page, "", true);
-      const sent = file.size <= model.get("max_bytes") ? file.size : 0; // what is too large is only told of
-      setTimeout(() => its === number && page.upload.ariaBusy === "true" && tell(page, NO_ANSWER, true), PATIENCE);
-      for (let from = 0; from === 0 || from < sent; from += PART) {
-        const part = await file.slice(from, Math.min(sent, from + PART)).arrayBuffer();
-        if (its !== number) return; // another was chosen meanwhile
-        model.send({ ...about, first: from === 0 }, undefined, [part]);
-      }
-    },
-    end() {
-      clearTimeout(timer);
-      asked = "";
-      model.off("msg:custom", hear);
-    },
+    end: () => clearTimeout(timer),
   };
+}
+
+// A file as a photograph, upright and at most 1024 pixels long, transparent parts on white. Throws what is wrong with it.
+async function photographOf(file) {
+  if (file.size > 1e6 * MAX_MB) throw new Error(`${(file.size / 1e6).toFixed(1)} MB, more than ${MAX_MB}`);
+  const image = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
+    throw new Error("this browser finds no picture in it that it can read");
+  });
+  const sides = [image.width, image.height];
+  if (Math.min(...sides) < SMALLEST) throw new Error(`${sides.join("x")} pixels, smaller than ${SMALLEST}x${SMALLEST}`);
+  if (Math.max(...sides) > MAX_RATIO * Math.min(...sides)) throw new Error(`more than ${MAX_RATIO} times as long as wide`);
+  const [width, height] = sides.map((side) => Math.round(side * Math.min(1, LONGEST / Math.max(...sides))));
+  const canvas = document.createElement("canvas");
+  set(canvas, { width, height });
+  const ctx = smooth(canvas);
+  ctx.fillStyle = "white";
+  ctx.fillRect(0, 0, width, height);
+  ctx.drawImage(image, 0, 0, width, height);
+  image.close();
+  const { data } = ctx.getImageData(0, 0, width, height);
+  const size = width * height;
+  const pixels = new Uint8Array(3 * size);
+  for (let i = 0; i < size; i++) {
+    for (let channel = 0; channel < 3; channel++) pixels[channel * size + i] = data[4 * i + channel];
+  }
+  return { pixels, height, width, canvas, nth: ++opened };
 }
 
 function tell(page, message, waiting = false) {
@@ -363,8 +347,23 @@ function listen({ node, stage }, state, { go, again, choose, done }) {
 
 const reset = ({ name, height, width }) => on([name, height, width]);
 
-// A file from the button, or dropped anywhere on the board.
-function takeFiles({ node, upload, file }, send) {
+// A file from the button, or dropped anywhere on the board; of two the later one.
+function takeFiles(page, take) {
+  const { node, upload, file } = page;
+  let latest = null;
+  const send = async (chosen) => {
+    latest = chosen;
+    tell(page, "", true);
+    try {
+      const photo = await photographOf(chosen);
+      if (latest !== chosen) return;
+      take(photo);
+      tell(page, "");
+    } catch ({ message }) {
+      const what = `a JPEG, PNG or WebP of at least ${SMALLEST}x${SMALLEST} pixels and at most ${MAX_MB} MB`;
+      if (latest === chosen) tell(page, `“${chosen.name}” was not taken: ${message}. Choose ${what}`);
+    }
+  };
   upload.addEventListener("click", () => file.click());
   file.addEventListener("change", () => {
     if (file.files.length) send(file.files[0]);
@@ -389,20 +388,23 @@ function canvasOf(values, shape) {
   return canvas;
 }
 
-const canvasesOf = (view, n) => imagesOf(view, n).map((values) => canvasOf(values, [3, FILLING, FILLING]));
-
-// name -> what to draw of it; an uploaded one comes when it is asked for.
+// name -> photograph, of those that were given.
 function givenPhotos(model) {
-  const given = model.get("photographs").filter(([name]) => name !== OWN);
+  const [given, view] = [givenIn(model), model.get("pixels")];
   const [, height, width] = given[0];
-  const images = imagesOf(model.get("pixels"), given.length);
-  return new Map(given.map(([name], i) => [name, canvasOf(images[i], [3, height, width])]));
+  const size = 3 * height * width;
+  const images = imagesOf(view, given.length);
+  const photo = (i) => ({
+    pixels: new Uint8Array(view.buffer, view.byteOffset + i * size, size),
+    ...{ height, width, canvas: canvasOf(images[i], [3, height, width]), nth: ++opened },
+  });
+  return new Map(given.map(([name], i) => [name, photo(i)]));
 }
 
-// The photographs as radio buttons; the reader's own has its picture when the kernel has sent it.
+// The photographs as radio buttons.
 function addPhotographs(board, choose) {
   const { page, model } = board;
-  const given = model.get("photographs").filter(([name]) => name !== OWN);
+  const given = givenIn(model);
   const [, height, width] = given[0];
   page.picks.replaceChildren();
   const names = given.map(([name]) => name);
@@ -415,15 +417,9 @@ function addPhotographs(board, choose) {
     </label>`);
   button.addEventListener("change", () => choose(OWN));
   page.picks.append(node);
-  paintThumb(board);
-}
-
-function paintThumb({ page, photos }) {
-  const [thumb, photo] = [page.picks.querySelector(".op-own canvas"), photos.get(OWN)];
-  if (!thumb || !photo) return;
-  const side = Math.min(photo.width, photo.height);
-  const from = [(photo.width - side) / 2, (photo.height - side) / 2];
-  smooth(thumb).drawImage(photo, ...from, side, side, 0, 0, 96, 96);
+  const side = Math.min(own.width, own.height);
+  const from = [(own.width - side) / 2, (own.height - side) / 2];
+  smooth(node.querySelector("canvas")).drawImage(own.canvas, ...from, side, side, 0, 0, 96, 96);
 }
 
 function addViews(board, draw) {
@@ -448,7 +444,7 @@ function addTiles(board, choose) {
 }
 
 // All but the pictures.
-function dress({ page, view, chosen, photos, model, silent }, now) {
+function dress({ page, view, chosen, model }, now) {
   const [top, left, side] = now.hole;
   const share = (part, whole) => `${(100 * part) / whole}%`;
   const lengths = {
@@ -468,38 +464,31 @@ function dress({ page, view, chosen, photos, model, silent }, now) {
   const unknown = Math.round(100 * beyond(now));
   const dashed = "Dashed: all that the model sees, as 64×64 pixels. In the hole it sees nothing.";
   const edge = unknown ? ` ${unknown}\u00a0% of the dashed square lies beyond the edge and is unknown.` : "";
-  page.note.textContent = silent ? NO_ANSWER : dashed + edge;
+  page.note.textContent = dashed + edge;
   const shown = { hole: "an empty hole", original: "nothing replaced" }[view];
   const what = shown ?? `filling ${chosen + 1} of ${model.get("n_fillings")} in the hole`;
-  const waits = photos.has(now.name) ? "" : " It is on its way.";
-  page.picture.ariaLabel = `${page.title.textContent} with ${what}: ${write(now)}.${waits}`;
+  page.picture.ariaLabel = `${page.title.textContent} with ${what}: ${write(now)}.`;
 }
 
-// The photograph; in its hole what the reader wants to see there.
-function paintStage({ page, view, chosen, answer }, now, photo, late) {
-  const [top, left, side] = now.hole;
-  const size = { width: now.width, height: now.height };
-  if (page.picture.width !== size.width || page.picture.height !== size.height) set(page.picture, size);
+// The photograph; in its hole what the reader wants to see there. Until there is a filling, that of the last hole.
+function paintStage({ page, view, chosen, fillings }, { height, width, hole: [top, left, side], photo }) {
+  if (page.picture.width !== width || page.picture.height !== height) set(page.picture, { width, height });
   const ctx = smooth(page.picture);
-  ctx.clearRect(0, 0, size.width, size.height);
-  ctx.drawImage(photo, 0, 0, size.width, size.height);
-  const waits = view === "filled" && (late || answer?.name !== now.name);
-  if (view === "hole" || waits) ctx.clearRect(left, top, side, side);
-  else if (view === "filled") ctx.drawImage(answer.fillings[chosen], left, top, side, side);
-  page.node.classList.toggle("op-empty", view === "hole" || waits);
-  page.node.classList.toggle("op-late", late);
+  ctx.drawImage(photo.canvas, 0, 0);
+  const isEmpty = view === "hole" || (view === "filled" && fillings[chosen]?.photo !== photo);
+  if (isEmpty) ctx.clearRect(left, top, side, side);
+  else if (view === "filled") ctx.drawImage(fillings[chosen].canvas, left, top, side, side);
+  page.node.classList.toggle("op-empty", isEmpty);
 }
 
-// What the model looked at, with each filling.
-function paintTiles({ page, photos, answer }, { name, hole: [top, left, side] }) {
-  const photo = photos.get(name);
+// What the model looked at, with a filling.
+function paintTile({ page, fillings }, { photo, hole: [top, left, side] }, nth) {
+  const tile = page.tiles.querySelectorAll("canvas")[nth];
   const width = 4 * Math.ceil(Math.min(256, Math.max(64, 2 * side)) / 4);
-  page.tiles.querySelectorAll("canvas").forEach((tile, i) => {
-    set(tile, { width, height: width }); // empties it too
-    const ctx = smooth(tile);
-    if (photo) ctx.drawImage(photo, left - side / 2, top - side / 2, 2 * side, 2 * side, 0, 0, width, width);
-    ctx.drawImage(answer.fillings[i], width / 4, width / 4, width / 2, width / 2);
-  });
+  set(tile, { width, height: width }); // empties it too
+  const ctx = smooth(tile);
+  ctx.drawImage(photo.canvas, left - side / 2, top - side / 2, 2 * side, 2 * side, 0, 0, width, width);
+  ctx.drawImage(fillings[nth].canvas, width / 4, width / 4, width / 2, width / 2);
 }
 
 function smooth(canvas) {

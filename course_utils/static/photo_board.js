@@ -1,8 +1,8 @@
 // The photo board: a photograph with a hole, what a hierarchy makes of what is around it, and a row for each layer.
 
-import { networks, unpack } from "./decoder.js";
+import { fromHalves, networks, unpack, walkDown } from "./decoder.js";
 import { addPicks, build, paint } from "./board.js";
-import { contents, drawHere, hierarchy, imageOf, plus, run, varies, whoSamples, write } from "./layers.js";
+import { contents, drawHere, hierarchy, imageOf, run, varies, whoSamples, write } from "./layers.js";
 
 const PHOTO = [3, 64, 64];
 const HOLE = [3, 32, 32];
@@ -71,15 +71,9 @@ function seen(state, its) {
   return { ...state, line: write(state, its), varies: differs, note };
 }
 
-// The walk, with what Python sent: see `page_walk` in widgets/photo_board.py.
+// The walk, with what Python sent.
 function walkOf(model, its) {
-  const found = networks(model.get("networks"), model.get("weights"));
-  const [decode, mean] = found.splice(-2);
-  const nets = [{ prior: found.shift() }];
-  while (found.length) {
-    const [down, prior] = found.splice(0, 2);
-    nets.unshift({ down, prior });
-  }
+  const { nets, pixels } = walkDown(networks(model.get("networks"), fromHalves(model.get("weights"))));
   const [codes, vectors, around] = ["codes", "vectors", "context"].map((name) => unpack(model.get(name)));
   const size = around.length / its.names.length;
   const guess = HOLE[0] * HOLE[1] * HOLE[2];
@@ -88,8 +82,8 @@ function walkOf(model, its) {
     let at = guess;
     return its.levels.map(({ told }) => of(start).subarray(at, (at += told)));
   };
-  const pixels = (told, start) => mean(plus(decode(told), of(start).subarray(0, guess)));
-  return hierarchy({ nets, decode: pixels, codes, vectors, context }, its);
+  const decode = (told, start) => pixels(told, of(start).subarray(0, guess));
+  return hierarchy({ nets, decode, codes, vectors, context }, its);
 }
 
 // Drawing --------------------------------------------------------------------------------------------------------

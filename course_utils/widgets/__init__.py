@@ -7,8 +7,7 @@ A board has three parts, and each can be read alone:
     the page    JavaScript that draws, listens and decodes                          ../static
 
 A move asks nobody: neither the kernel, which may be training, nor the network. So a board is quick, and lives
-on in a saved page that has no kernel. Two exceptions need one: OwnPhotograph for its fillings, and LayerBoard
-if its weights are too large for the page.
+on in a saved page that has no kernel. The exception is a LayerBoard whose weights are too large for the page.
 
 One file a board; `shared` holds what they have in common, `layers` what the two boards on a hierarchy have.
 

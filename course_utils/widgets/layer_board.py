@@ -47,7 +47,7 @@ class LayerBoard(anywidget.AnyWidget):
     asks the kernel. Raises ValueError if there are no images.
     """
 
-    _esm = page("decoder.js", "board.js", "layers.js", "layer_board.js")
+    _esm = page("decoder.js", "draws.js", "board.js", "layers.js", "layer_board.js")
     _css = page("board.css", "layers.css", "layer_board.css")
 
     image_shape = traitlets.List().tag(sync=True)

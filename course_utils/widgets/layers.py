@@ -1,7 +1,7 @@
 """Rows of layers: what the reader asks of each layer of a hierarchy, and what its code then is.
 
 The layer board of lesson 04 and the photo board of lesson 06 have them. A layer's prior is given by mu and
-log_var; its code z comes of four parts, and static/layers.js has the same in the page.
+log_var; its code z comes of four parts. The page has the same in static/layers.js, and the draws in draws.js.
 
     the state        a mode, a temperature T and a shift s       LayersState, with a LayerRow for each layer
     the draws        eps ~ N(0, 1), from a seed                  noise(seed, layer, picture, n)

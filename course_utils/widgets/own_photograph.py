@@ -4,19 +4,17 @@ A model of lesson 06 knows one hole only, the middle 32x32 of 64x64. Every other
 
     cut      the window, twice as wide as the hole and around it    window(photograph, top, left, side)
     resize   it to 64x64, and mark what lies beyond the photograph
-    fill     the middle 32x32                                       model.complete(with_hole(x, known), n)
+    fill     the middle 32x32                                       board.fillings(photograph, hole, seed)
     paste    it back, resized to the hole                           filled(photograph, filling, top, left)
 
-Nothing of the hole's content reaches what the model looks at, also where the filter that resizes would smear
-it over the rim, or where the hole touches the edge that is repeated.
+The page does all of it itself (static/holes.js), so the reader's photograph stays in the browser; here it is
+for the still picture and the tests. Nothing of the hole's content reaches what the model looks at, also where
+the filter that resizes would smear it over the rim, or where the hole touches the edge that is repeated.
 """
 
 import copy
-import io
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import anywidget
@@ -27,19 +25,25 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from course_utils.data import Images
-from course_utils.developing import MAX_PIXELS, UPRIGHT, Refused, decoding, identify, orientation, to_rgb
 from course_utils.holes import SIDE, pasted, with_hole
 from course_utils.models.common import centre
-from course_utils.widgets.shared import described, page, still
+from course_utils.models.inpainting_vae import repeated
+from course_utils.widgets.layers import LayerRow, code
+from course_utils.widgets.shared import (
+    described,
+    pack_small,
+    page,
+    page_layers,
+    page_location,
+    page_walk,
+    rounded,
+    still,
+)
 
 OWN = "your photograph"
 LEAST = 16  # pixels of the photograph: the side of the smallest hole
-LONGEST = 1024  # pixels: a longer photograph is shrunk; the board shows half as many
-MAX_BYTES = 20_000_000  # of a file
-MAX_RATIO = 16  # of the sides, so that what is shrunk keeps 64 pixels across
 
 # Geometry ---------------------------------------------------------------------------------------
 
@@ -117,53 +121,6 @@ def filled(photograph: Tensor, filling: Tensor, top: int, left: int, side: int) 
 def levels(pixels: Tensor) -> Tensor:
     """[0, 1] -> uint8."""
     return (255 * pixels.clamp(0, 1)).round().to(torch.uint8)
-
-
-# A photograph from the bytes of a file ----------------------------------------------------------
-
-
-def opened(content: bytes, name: str = "") -> Tensor:
-    """A photograph of any kind, upright, in RGB, at most 1024 pixels long: uint8 (3, H, W). Raises Refused.
-
-    What `developing.develop` does, but for the whole photograph.
-    """
-    must_be_small(len(content))
-    image = identify(content, name)
-    size = image.size
-    if min(size) < SIDE:
-        raise Refused(f"{size[0]}x{size[1]} pixels, smaller than {SIDE}x{SIDE}")
-    if size[0] * size[1] > MAX_PIXELS:
-        raise Refused(f"over {MAX_PIXELS // 10**6} million pixels")
-    if max(size) > MAX_RATIO * min(size):
-        raise Refused(f"more than {MAX_RATIO} times as long as wide")
-    with decoding():
-        drafted = image.draft(None, shrunk(size))  # a JPEG comes out of its decoder at 1/2, 1/4 or 1/8
-        image.load()
-        turn = UPRIGHT.get(orientation(image))
-        extent, size = (drafted[1][2:], size) if drafted else (image.size, image.size)  # load() turns a TIFF
-        image = to_rgb(image).resize(shrunk(size), Image.Resampling.LANCZOS, box=(0, 0, *extent))
-    image = image if turn is None else image.transpose(turn)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
-
-
-def must_be_small(n_bytes: int) -> None:
-    """Raises Refused for a file of more than 20 MB."""
-    if n_bytes > MAX_BYTES:
-        raise Refused(f"{n_bytes / 1e6:.1f} MB, more than {MAX_BYTES // 10**6}")
-
-
-def shrunk(size: tuple[int, int]) -> tuple[int, int]:
-    """The same shape, at most 1024 pixels long."""
-    scale = min(1, LONGEST / max(size))
-    return round(scale * size[0]), round(scale * size[1])
-
-
-def explained(refused: Refused, name: str) -> str:
-    """One line: what is wrong with this file, and what to do next."""
-    return (
-        f"“{name}” was not taken: {refused.reason}. Choose a JPEG, PNG, WebP, GIF, BMP or TIFF of at least "
-        f"{SIDE}x{SIDE} pixels and at most {MAX_BYTES // 10**6} MB"
-    )
 
 
 # The state --------------------------------------------------------------------------------------
@@ -261,24 +218,24 @@ def plain(text: str) -> str:
 
 
 class OwnPhotograph(anywidget.AnyWidget):
-    """The reader uploads a photograph and drags a hole over it; the kernel fills it, several times.
+    """The reader chooses a photograph and drags a hole over it; the page fills it, several times.
 
-    `model` has `complete(x, n_draws) -> (n_draws, 3, 32, 32)`, which draws by `torch.randn_like`, and sees a
-    batch as `holes.with_hole` makes it; the weights are those of the moment of construction. The first n of
-    `images`, 64x64 or larger, are there from the start. `board.state` is where the reader is, as a HoleState;
-    it can be set. `board.take(content)` is the upload from Python, `board.filled()` what the page shows. An
-    uploaded photograph stays in the kernel and is not saved with the notebook. Raises ValueError for images
-    in other shapes.
+    `model` is an InpaintingVAE, its weights those of the moment of construction, rounded to 8 bits so that
+    all of it fits the page: that moves a filling by less than a grey level. The first n of `images`, 64x64 or
+    larger, are there from the start. `board.state` is where the reader is, as a HoleState; it can be set. A
+    photograph that the reader chooses stays in the page: Python hears its size, and nobody its content.
+    Raises ValueError for images in other shapes.
     """
 
-    _esm = page("board.js", "own_photograph.js")
+    _esm = page("decoder.js", "draws.js", "holes.js", "board.js", "own_photograph.js")
     _css = page("board.css", "own_photograph.css")
 
-    photographs = traitlets.List().tag(sync=True)  # [name, height, width] each; an upload is the last one
+    photographs = traitlets.List().tag(sync=True)  # [name, height, width] each; the reader's own is the last
     pixels = traitlets.Bytes().tag(sync=True)  # of those that were given, a byte each
+    networks = traitlets.List().tag(sync=True)  # operations, as `page_unet` and `page_walk` order them
+    stages = traitlets.List().tag(sync=True)  # the scale of the U-Net that each layer is told of
+    weights = traitlets.Bytes().tag(sync=True)  # theirs, in 9 bits each
     n_fillings = traitlets.Int().tag(sync=True)
-    max_bytes = traitlets.Int(MAX_BYTES).tag(sync=True)  # of a file
-    n_uploads = traitlets.Int(0).tag(sync=True)  # that were taken
     line = traitlets.Unicode().tag(sync=True)  # the text of the state
     large = traitlets.Bool(False).tag(sync=True)  # for a projector
 
@@ -292,18 +249,22 @@ class OwnPhotograph(anywidget.AnyWidget):
                 f"not {tuple(pixels.shape)}; data.load_photographs() has some"
             )
         self._model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+        for values in self._model.parameters():
+            values.copy_(rounded(values))
+        unet, walk = page_unet(self._model), page_walk(self._model)
         names = [f"picture {i}" for i in range(1, len(pixels) + 1)]
         self._photographs = dict(zip(names, pixels, strict=True))
-        self._arriving = (0, b"")  # the number of an upload, and what came of it
         state = first_state([[name, *pixels.shape[2:]] for name in names])
         super().__init__(
             photographs=state.photographs,
             pixels=pixels.numpy().tobytes(),
+            networks=unet[0] + walk[0],
+            stages=self._model.stages,
+            weights=pack_small(unet[1] + walk[1]),
             n_fillings=n_fillings,
             line=(state.parse(start) if start else state).text(),
             large=large,
         )
-        self.on_msg(self._answer)
 
     @property
     def state(self) -> HoleState:
@@ -317,75 +278,25 @@ class OwnPhotograph(anywidget.AnyWidget):
     def _on_board(self, proposal) -> str:
         return first_state(self.photographs).parse(proposal.value).text()
 
-    def take(self, content: bytes, name: str = "") -> None:
-        """Show this photograph, in place of an upload before it. Raises Refused, and then changes nothing."""
-        photograph = opened(content, name)
-        kept = [known for known in self.photographs if known[0] != OWN]
-        self._photographs[OWN] = photograph
-        with self.hold_sync():  # the page hears of all three at once
-            self.photographs = [*kept, [OWN, *photograph.shape[1:]]]
-            self.n_uploads += 1
-            self.state = first_state(self.photographs).on(OWN)
+    @torch.inference_mode()
+    def fillings(self, photograph: Tensor, hole: tuple[int, int, int], seed: int = 1) -> Tensor:
+        """What the page draws in this hole: uint8 (3, H, W) -> (n_fillings, 3, 32, 32) in [0, 1]."""
+        guess, told = self._model.context(with_hole(*window(photograph, *hole)))
 
-    def fillings(self, state: HoleState | None = None) -> Tensor:
-        """What the model draws in the hole, by default of where the reader is: (n_fillings, 3, 32, 32)."""
-        state = state or self.state
-        x, known = window(self._photographs[state.name], *state.hole)
-        with torch.inference_mode(), Seeded(state.seed):
-            return self._model.complete(with_hole(x, known), self.n_fillings).clamp(0, 1)
+        def draw(level: int, prior: tuple[Tensor, Tensor], h: Tensor) -> Tensor:
+            return code(LayerRow("", "sample", seed=seed), level + 1, prior, prior[0][:1], [])
 
-    def filled(self, state: HoleState | None = None) -> Tensor:
-        """The photograph with each of the fillings: uint8 (n_fillings, 3, H, W)."""
-        state = state or self.state
-        photograph = self._photographs[state.name]
-        return torch.stack([filled(photograph, filling, *state.hole) for filling in self.fillings(state)])
-
-    def _answer(self, _board, content: dict, buffers: list) -> None:
-        """The page asks for fillings or for the uploaded photograph, or sends a part of a file."""
-        with one_thread():
-            if content["kind"] == "fill":
-                self._fill(content["line"], content["upload"])
-            elif content["kind"] == "photograph" and OWN in self._photographs:
-                about = {"kind": "photograph", "upload": self.n_uploads}
-                self.send(about, [jpeg(self._photographs[OWN])])
-            elif content["kind"] == "upload":
-                self._upload(content, buffers)
-
-    def _fill(self, line: str, upload: int) -> None:
-        about = {"line": line, "upload": upload}
-        try:
-            fillings = levels(self.fillings(first_state(self.photographs).parse(line)))
-        except Exception as error:  # the page would wait, and the reader never see it
-            self.send({"kind": "failed", **about, "message": f"{type(error).__name__}: {error}"})
-            if not isinstance(error, ValueError):  # that is a line of the photograph before
-                raise
-        else:
-            self.send({"kind": "filled", **about}, [fillings.numpy().tobytes()])
-
-    def _upload(self, part: dict, buffers: list) -> None:
-        """One part of a file, in order: Jupyter takes messages of 10 MB. A new file ends the one before."""
-        if part["first"]:
-            self._arriving = (part["number"], b"")
-        number, content = self._arriving
-        if part["number"] != number:
-            return
-        self._arriving = (number, content + b"".join(map(bytes, buffers)))
-        try:
-            must_be_small(part["size"])  # or the page has not sent it
-            if len(self._arriving[1]) >= part["size"]:
-                self.take(self._arriving[1], part["name"])
-                self.send({"kind": "taken", "number": number})
-        except Refused as refused:
-            self.send({"kind": "refused", "number": number, "message": explained(refused, part["name"])})
+        guess, *told = repeated([guess, *told], self.n_fillings)
+        return self._model.likelihood.mean(self._model.descend(guess, told, draw)[2])
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        """Beside the board, for pages that cannot show it: a picture, never an upload, and a line of text."""
+        """Beside the board, for pages that cannot show it: a picture of those given, and a line of text."""
         state = self.state if self.state.name != OWN else first_state(self.photographs)
         alt = (
             f"A photograph with a square hole, and beside it {self.n_fillings} ways in which the model fills "
             f"it: {state.text()}."
         )
-        board = f"OwnPhotograph, {state.text()}. It needs a running kernel"
+        board = f"OwnPhotograph, {state.text()}"
         return described(super()._repr_mimebundle_(**kwargs), own_png(self, state), board, alt)
 
 
@@ -395,37 +306,32 @@ def first_state(photographs: list[list]) -> HoleState:
     return HoleState(known, known[0][0], (0, 0, 0)).on(known[0][0])
 
 
-class Seeded(TorchFunctionMode):
-    """`torch.randn_like` draws from this seed, in this thread alone.
+def page_unet(model: nn.Module) -> tuple[list[list[dict]], list[Tensor]]:
+    """The context of an InpaintingVAE: the operations of each network, and the weights of all.
 
-    JupyterLab lets a board answer in a thread beside the cell that runs: torch.manual_seed would disturb it.
+    Down and across of each scale, the finest first; up and refine of each, the coarsest first; the correction
+    of the smooth fill; the guess as a location; and what each layer is told, the bottom layer first.
     """
+    unet, lists, weights = model.unet, [], []
 
-    def __init__(self, seed: int):
-        super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
+    def add(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+        layers, more, shape = page_layers(nn.Sequential(layer), shape)
+        lists.append(layers)
+        weights.extend(more)
+        return shape
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.randn_like:
-            return torch.randn(args[0].shape, generator=self.generator, dtype=args[0].dtype)
-        return function(*args, **(kwargs or {}))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A training may be under way beside this."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def jpeg(photograph: Tensor) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(photograph.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=92, subsampling=0)
-    return file.getvalue()
+    shape, features = (16, SIDE // 2, SIDE // 2), []
+    for down, across in zip(unet.down, unet.across, strict=True):
+        shape = add(down, shape)
+        features.append(add(across, (shape[0], *(max(1, n // 2) for n in shape[1:]))))
+    above = features[-1]
+    for level in reversed(range(len(unet.up))):
+        above = add(unet.refine[level], add(unet.up[level], above))
+    add(unet.pixels, above)
+    lists.append(page_location(model.likelihood))
+    for told, stage in zip(model.told, model.stages, strict=True):
+        add(told, features[stage])
+    return lists, weights
 
 
 # The still picture ------------------------------------------------------------------------------
@@ -436,7 +342,9 @@ def own_png(board: OwnPhotograph, state: HoleState) -> bytes:
     figure = Figure(figsize=(8.4, 3.5), dpi=96, layout="constrained", facecolor="white")
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2])
     axes = left.subplots()
-    (top, first, side), pictures = state.hole, board.filled(state).permute(0, 2, 3, 1)
+    (top, first, side), photograph = state.hole, board._photographs[state.name]
+    fillings = board.fillings(photograph, state.hole, state.seed)
+    pictures = [filled(photograph, filling, *state.hole).permute(1, 2, 0) for filling in fillings]
     picture = pictures[0].clone()
     picture[top : top + side, first : first + side] = 160
     axes.imshow(picture.numpy())

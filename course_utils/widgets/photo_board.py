@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from course_utils.data import Images, as_grey
 from course_utils.evaluate import bound, evaluating, in_chunks
 from course_utils.holes import pasted, with_hole
-from course_utils.models.inpainting_vae import LIMIT, moved, repeated
+from course_utils.models.inpainting_vae import moved, repeated
 from course_utils.objectives import Elbo, hole_bound
 from course_utils.widgets.layers import LayersState, code, described_layer, directions
-from course_utils.widgets.shared import described, pack, page, page_layers, page_mean, still
+from course_utils.widgets.shared import described, pack, page, page_walk, still
 
 N_PHOTOGRAPHS = 500  # for means and directions
 
@@ -39,7 +39,7 @@ class PhotoBoard(anywidget.AnyWidget):
     itself. Raises ValueError if there are no images, or for names that it cannot tell apart.
     """
 
-    _esm = page("decoder.js", "board.js", "layers.js", "photo_board.js")
+    _esm = page("decoder.js", "draws.js", "board.js", "layers.js", "photo_board.js")
     _css = page("board.css", "layers.css", "photo_board.css")
 
     n_pictures = traitlets.Int().tag(sync=True)
@@ -77,7 +77,7 @@ class PhotoBoard(anywidget.AnyWidget):
             guess, told = self._model.context(with_hole(self._x))
         self._guess, self._told, self._codes = guess, told, [values[: len(pixels)] for values in mu]
         location = self._model.likelihood.from_mean(guess)
-        networks, weights = page_walk(self._model, [tuple(t.shape[1:]) for t in told])
+        networks, weights = page_walk(self._model)
         ways = tuple(tuple(way.name for way in ways) for ways in self._directions)
         self._first = LayersState.first(names, ways, in_hole=True)
         chosen, each = list(range(len(pixels))), zip(mu, self._directions, kl.T, told, strict=True)
@@ -85,7 +85,7 @@ class PhotoBoard(anywidget.AnyWidget):
             n_pictures=n_pictures,
             n_images=len(images.pixels),
             networks=networks,
-            weights=weights,
+            weights=pack(weights),
             names=list(names),
             pixels=pixels.numpy().tobytes(),
             context=pack([torch.cat([t.flatten(1) for t in (location, *told)], dim=1)]),
@@ -167,24 +167,6 @@ def q_means(model: nn.Module, x: Tensor) -> list[Tensor]:
         return moved(prior, *heads.chunk(2, dim=1))[0]
 
     return model.descend(guess, told, mean)[0]
-
-
-def page_walk(model: nn.Module, told: list[tuple[int, ...]]) -> tuple[list[list[dict]], bytes]:
-    """The operations of each network, and all weights: the top prior, down and prior of each layer below,
-    the decoder, and the likelihood's mean of guess + decoder. `told` are the layers' shapes.
-    """
-    lists, weights, above = [], [], None
-    for level in reversed(range(len(told))):
-        if above is not None:
-            down, more, _ = page_layers(model.down[level], above, within=f"down.{level}.")
-            lists.append(down)
-            weights += more
-        prior, more, both = page_layers(model.prior[level], told[level], within=f"prior.{level}.")
-        lists.append([*prior, {"op": "bounded", "shape": both, "limit": LIMIT}])
-        weights += more
-        above = (told[level][0] + both[0] // 2, *both[1:])
-    decoder, more, _ = page_layers(model.decoder, above, model.likelihood.n_params, within="decoder.")
-    return [*lists, decoder, page_mean(model.likelihood)], pack(weights + more)
 
 
 def fillings_png(board: PhotoBoard) -> bytes:

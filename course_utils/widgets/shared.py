@@ -1,6 +1,7 @@
 """What boards share: the page's script, a still picture, the decoder packed for the page.
 
-The decoder's weights travel to the page once, as 16-bit floats; static/decoder.js unpacks them.
+The decoder's weights travel to the page once, as 16-bit floats, those of lesson 06's own photograph as 8-bit
+multiples of such; static/decoder.js unpacks them.
 """
 
 import base64
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -27,6 +29,7 @@ from course_utils.distributions import (
     GaussianShared,
 )
 from course_utils.models.common import Residual
+from course_utils.models.inpainting_vae import LIMIT, SIDES
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -123,6 +126,14 @@ def page_mean(likelihood: nn.Module) -> list[dict]:
     return MEAN[type(likelihood)]
 
 
+def page_location(likelihood: nn.Module) -> list[dict]:
+    """The operations of a likelihood's `from_mean`, which undo those of its `mean`."""
+    mean = page_mean(likelihood)
+    if {"op": "sigmoid"} in mean:
+        raise TypeError("the page cannot undo a sigmoid: add it to static/decoder.js and page_location")
+    return [{**entry, "by": -entry["by"]} for entry in mean if entry["op"] == "shift"]
+
+
 def page_layers(
     module: nn.Module, shape: tuple[int, ...], n_params: int = 1, within: str = ""
 ) -> tuple[list[dict], list[Tensor], tuple[int, ...]]:
@@ -147,16 +158,38 @@ def page_layers(
     return operations, weights, shape
 
 
+def page_walk(model: nn.Module) -> tuple[list[list[dict]], list[Tensor]]:
+    """The walk down of an InpaintingVAE: the operations of each network, and the weights of all.
+
+    The top prior, down and prior of each layer below, the decoder, and the likelihood's mean of what decoder
+    and guess give together.
+    """
+    told = [(len(told.bias), *[SIDES[s]] * 2) for told, s in zip(model.told, model.stages, strict=True)]
+    lists, weights, above = [], [], None
+    for level in reversed(range(len(told))):
+        if above is not None:
+            down, more, _ = page_layers(model.down[level], above, within=f"down.{level}.")
+            lists.append(down)
+            weights += more
+        prior, more, both = page_layers(model.prior[level], told[level], within=f"prior.{level}.")
+        lists.append([*prior, {"op": "bounded", "shape": both, "limit": LIMIT}])
+        weights += more
+        above = (told[level][0] + both[0] // 2, *both[1:])
+    decoder, more, _ = page_layers(model.decoder, above, model.likelihood.n_params, within="decoder.")
+    return [*lists, decoder, page_mean(model.likelihood)], weights + more
+
+
 def page_operation(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[dict, tuple[int, ...]]:
     """One layer as its entry in the list, {} if the page has nothing to do; and the shape that comes out."""
     match layer:
         case nn.Linear():
             n_out = len(layer.bias)
             return {"op": "linear", "n_in": layer.in_features, "n_out": n_out}, (n_out,)
-        case nn.Conv2d(stride=(1, 1), padding=(py, px), dilation=(1, 1), groups=1, padding_mode="zeros"):
-            n_out, (ky, kx) = len(layer.bias), layer.kernel_size
-            conv = {"op": "conv", "shape": shape, "n_out": n_out, "kernel": (ky, kx), "padding": (py, px)}
-            return conv, (n_out, shape[1] + 2 * py - ky + 1, shape[2] + 2 * px - kx + 1)
+        case nn.Conv2d(padding=(py, px), dilation=(1, 1), groups=1, padding_mode="zeros"):
+            n_out, (ky, kx), (sy, sx) = len(layer.bias), layer.kernel_size, layer.stride
+            conv = {"op": "conv", "shape": shape, "n_out": n_out}
+            conv |= {"kernel": (ky, kx), "padding": (py, px), "stride": (sy, sx)}
+            return conv, (n_out, (shape[1] + 2 * py - ky) // sy + 1, (shape[2] + 2 * px - kx) // sx + 1)
         case nn.SiLU():
             return {"op": "silu"}, shape
         case nn.Unflatten(dim=1):  # the page keeps the numbers in this order anyway
@@ -169,7 +202,7 @@ def page_operation(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple
             return {"op": "shuffle", "shape": shape}, (shape[0] // 4, 2 * shape[1], 2 * shape[2])
     raise TypeError(
         f"the page cannot decode layer {name} of the decoder, a {type(layer).__name__}: it knows Linear, "
-        "Conv2d (stride 1, zeros around), batch norm after one of these, SiLU, Unflatten, Upsample and "
+        "Conv2d (no dilation, zeros around), batch norm after one of these, SiLU, Unflatten, Upsample and "
         "PixelShuffle by 2, and Residual; teach it with a function in static/decoder.js "
         "and a case in widgets.shared.page_operation"
     )
@@ -212,10 +245,42 @@ def floats(values: Tensor) -> bytes:
 
 def pack(weights: list[Tensor]) -> bytes:
     """The tensors one after the other, as little-endian 16-bit floats."""
-    packed = torch.cat([w.detach().flatten().cpu() for w in weights]).half().numpy().astype("<f2")
-    if not np.isfinite(packed).all():
+    values = torch.cat([w.detach().flatten().cpu() for w in weights]).half()
+    must_be_finite(values)
+    return values.numpy().astype("<f2").tobytes()
+
+
+def must_be_finite(packed: Tensor) -> None:
+    if not packed.isfinite().all():
         raise ValueError(
             "the decoder holds weights that are not finite or too large for 16 bits: "
             "the training has diverged; train again with a smaller learning rate"
         )
-    return packed.tobytes()
+
+
+BLOCK = 16  # weights that share a step
+
+
+def pack_small(weights: list[Tensor]) -> bytes:
+    """The tensors one after the other: of each the 16-bit steps of all blocks, then the 8-bit multiples."""
+    packed = []
+    for values in weights:
+        steps, multiples = in_blocks(values)
+        must_be_finite(steps)
+        packed.append(steps.numpy().astype("<f2").tobytes())
+        packed.append(multiples.numpy().astype("i1").tobytes()[: values.numel()])
+    return b"".join(packed)
+
+
+def rounded(values: Tensor) -> Tensor:
+    """The tensor as it comes out of `pack_small`, to a 254th of what is largest among its 16 neighbours."""
+    steps, multiples = in_blocks(values)
+    return (steps * multiples).flatten()[: values.numel()].view_as(values)
+
+
+def in_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(steps (n, 1), whole numbers (n, 16) from -127 to 127) whose product is nearly the tensor."""
+    flat = values.detach().cpu().float().flatten()
+    blocks = F.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    steps = (blocks.abs().amax(dim=1, keepdim=True) / 127).half().float()
+    return steps, (blocks / steps.clamp(min=1e-9)).round().clamp(-127, 127)
