@@ -3,6 +3,7 @@
 import base64
 import inspect
 import json
+import re
 import statistics
 
 import nbformat
@@ -116,8 +117,9 @@ def give_own(page, width: int = 640, height: int = 480, kind: str = "PNG", turne
 
 
 def state_of(page) -> HoleState:
-    photographs = page.evaluate("model.get('photographs')")
-    return first_state(photographs).parse(page.input_value(".vae-state"))
+    line = page.input_value(".vae-state")
+    name, width, height = re.fullmatch(r"(.*) · hole .* of (\d+)×(\d+) at .*", line).groups()
+    return first_state([[name, int(height), int(width)]]).parse(line)
 
 
 def on_canvas(page, selector: str = ".op-stage canvas", nth: int = 0) -> Tensor:
