@@ -148,6 +148,7 @@ function forgetLost(model) {
   if (lost.every(([, height, width]) => own?.height === height && own.width === width)) return;
   model.set("photographs", given);
   if (model.get("line").startsWith(OWN)) model.set("line", write(on(given[0])));
+  model.save_changes();
 }
 
 // The rule, as in HoleState of widgets/own_photograph.py ----------------------------------------------------------
