@@ -1,10 +1,10 @@
 // A decoder in the page: unpacks the weights once, then turns a latent into numbers in [0, 1].
 //
 // The description comes from course_utils/widgets/shared.py: a list of operations, and the weights of all of them in
-// order, as little-endian 16-bit floats or as 8-bit numbers. A new operation is one more function here, and one more case there. Each
-// takes its own entry of the list and `take(n)`, which hands out the next n weights; it returns x => y, both as flat
-// arrays, an image channel by channel and row by row. `shape` is that of x: channels, rows, columns. Several x may
-// come one after the other in one array; their y then leave in the same order.
+// order, as little-endian 16-bit floats or as 8-bit numbers. A new operation is one more function here, and one more
+// case there. Each takes its own entry of the list and `take(n)`, which hands out the next n weights; it returns
+// x => y, both as flat arrays, an image channel by channel and row by row. `shape` is that of x: channels, rows,
+// columns. Several x may come one after the other in one array; their y then leave in the same order.
 
 const BLOCK = 16; // weights that share a step
 

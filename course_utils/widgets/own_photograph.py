@@ -220,10 +220,10 @@ def plain(text: str) -> str:
 class OwnPhotograph(anywidget.AnyWidget):
     """The reader chooses a photograph and drags a hole over it; the page fills it, several times.
 
-    `model` is an InpaintingVAE. Its weights are those of the moment of construction, rounded to 8 bits so that
-    all of it fits the page; that moves a filling by a quarter of a grey level. The first n of `images`, 64x64
-    or larger, are there from the start. `board.state` is where the reader is, as a HoleState; it can be set. A
-    photograph that the reader chooses stays in the page: Python hears its size, and nobody its content.
+    `model` is an InpaintingVAE. Its weights are those of the moment of construction, rounded to 8 bits so
+    that all of it fits the page; that moves a filling by a quarter of a grey level. The first n of `images`,
+    64x64 or larger, are there from the start. `board.state` is where the reader is, as a HoleState; it can be
+    set. A photograph that the reader chooses stays in the page: Python hears its size, nobody its content.
     Raises ValueError for images in other shapes.
     """
 
