@@ -23,7 +23,7 @@ ifneq ($(COURSE_DATA),)
 export COURSE_DATA := $(shell cd "$(COURSE_DATA)" 2>/dev/null && pwd || echo "$(COURSE_DATA)")
 endif
 
-.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks book student classpack try-classpack lock clean
+.PHONY: help install lab test lint unit stored smoke browser series study table bench notebooks book slides student classpack try-classpack lock clean
 .NOTPARALLEL:
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo 'make bench                        speed against other libraries        ARGS="--quick", ARGS="--explain"'
 	@echo 'make notebooks [ONLY=04]          write the stored outputs of lessons and solutions'
 	@echo 'make book                         the lessons as a static site: build/book/site    ARGS="--keep"'
+	@echo 'make slides                       the lessons as slides, boards live: build/slides    ARGS="--keep"'
 	@echo 'make student                      the course without solutions and answers: build/student'
 	@echo 'make classpack                    one archive that installs without a network    ARGS="--student"'
 	@echo 'make try-classpack                installs it with the network off and runs lesson 04'
@@ -68,7 +69,7 @@ smoke: install
 	$(apart) $(PY) tools/series.py --profile smoke --data auto --solutions --out build/test/series
 
 browser: install
-	$(one) $(PY) -m pytest -m browser
+	$(one) $(PY) -m pytest -m browser -n 2 --dist loadfile
 
 series: install
 	$(PY) tools/series.py --profile "$(PROFILE)" --data "$(DATA)" $(only)
@@ -84,6 +85,9 @@ notebooks: install
 
 book: install
 	$(PY) tools/book.py --profile "$(PROFILE)" --data "$(DATA)" $(ARGS)
+
+slides: install
+	$(PY) tools/slides.py --profile "$(PROFILE)" --data "$(DATA)" $(ARGS)
 
 student: install
 	$(PY) tools/student.py

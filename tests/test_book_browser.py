@@ -19,7 +19,7 @@ BOARDS = {
     "03_conv_vae": ["LatentWalk", "FeatureViewer"],
     "04_hierarchical_vae": ["LayerBoard"],
     "05_semi_supervised_vae": ["ClassBoard"],
-    "06_coco_inpainting": ["PhotoBoard"],
+    "06_coco_inpainting": ["PhotoBoard", "OwnPhotograph"],
 }
 LIVE = "[...document.querySelectorAll('.live-board')].every((board) => board.dataset.live)"
 # axe-core, on what repeats only the first few times: a code cell and a row of a table look like any other.

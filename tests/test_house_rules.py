@@ -288,6 +288,38 @@ def few_checks(notebook: NotebookNode, wanted: int = 5) -> list[str]:
     return [f"{n} cells are marked # NBVAL_CHECK_OUTPUT, fewer than {wanted}"] if n < wanted else []
 
 
+TAGS = {"parameters", "injected-parameters", "slide", "slide-more", "slide-code", "slide-table"}
+
+
+def unknown_tags(notebook: NotebookNode) -> list[str]:
+    """A tag that nothing reads, or that says how a slide is to show a cell which is on none."""
+    problems = []
+    for cell in notebook.cells:
+        tags = set(cell.metadata.get("tags", []))
+        problems += [f"{label(cell)} is tagged {tag!r}" for tag in sorted(tags - TAGS)]
+        if tags & {"slide-code", "slide-table"} and not tags & {"slide", "slide-more"}:
+            problems.append(f"{label(cell)} is on no slide")
+    return problems
+
+
+def few_slides(notebook: NotebookNode, wanted: int = 8) -> list[str]:
+    """A lesson can be shown: enough slides, every board on one, and nothing that only runs it."""
+    cells = [(cell, set(cell.metadata.get("tags", []))) for cell in notebook.cells]
+    n = sum("slide" in tags for _, tags in cells)
+    problems = [f"{n} cells are tagged `slide`, fewer than {wanted}"] if n < wanted else []
+    for cell, tags in cells:
+        shown = tags & {"slide", "slide-more"}
+        if (
+            cell.cell_type == "code"
+            and re.search(r"^widgets\.[A-Z]", cell.source, re.MULTILINE)
+            and not shown
+        ):
+            problems.append(f"{label(cell)} has a board that no slide shows")
+        if shown and (cell.get("id") in ("colab", "set-up") or "parameters" in tags):
+            problems.append(f"{label(cell)} is for no slide")
+    return problems
+
+
 def leftovers(notebook: NotebookNode) -> list[str]:
     """Widget state and traces of papermill; cells without an id, which nbval and diffs rely on."""
     problems = [f"metadata.{key}" for key in ("widgets", "papermill") if key in notebook.metadata]
@@ -353,7 +385,7 @@ def read(path: Path) -> NotebookNode:
 
 
 RULES = [incomplete, parameters, long_cells, not_plain_python, bad_names, images_without_alt]
-RULES += [vacuous_checks, leftovers, hidden_globals]
+RULES += [vacuous_checks, leftovers, hidden_globals, unknown_tags]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -378,6 +410,11 @@ def test_a_lesson_begins_with_the_cell_for_colab(path, load_tool):
 @pytest.mark.parametrize("path", LESSONS, ids=name_of)
 def test_lesson_has_enough_checks(path):
     assert not few_checks(read(path))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=name_of)
+def test_lesson_has_slides(path):
+    assert not few_slides(read(path))
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=name_of)
@@ -519,6 +556,13 @@ def example(*sources: str, **changes) -> NotebookNode:
     return new_notebook(cells=[new_markdown_cell("# Lesson"), *cells])
 
 
+def shown(source: str, **changes) -> NotebookNode:
+    """An example whose last cell is on a slide, the last of eight, unless it is changed."""
+    notebook = example(source, **{"metadata": {"tags": ["slide-more"]}, **changes})
+    slides = [new_markdown_cell("a", metadata={"tags": ["slide"]}) for _ in range(8)]
+    return NotebookNode({**notebook, "cells": slides + notebook.cells})
+
+
 def image(**metadata) -> list[NotebookNode]:
     return [new_output("display_data", {"image/png": "AA"}, metadata={"image/png": metadata})]
 
@@ -555,6 +599,15 @@ NOTEBOOK_EXAMPLES = [
         example("# NBVAL_CHECK_OUTPUT", outputs=WELL["outputs"], execution_count=None),
     ),
     (few_checks, example(*["# NBVAL_CHECK_OUTPUT"] * 5), example(*["# NBVAL_CHECK_OUTPUT"] * 4)),
+    (
+        unknown_tags,
+        example("a", metadata={"tags": ["slide", "slide-code"]}),
+        example("a", metadata={"tags": ["slides"]}),
+    ),
+    (unknown_tags, example("a"), example("a", metadata={"tags": ["slide-code"]})),
+    (few_slides, shown("widgets.Board(x)"), example("a")),
+    (few_slides, shown("widgets.Board(x)"), shown("widgets.Board(x)", metadata={})),
+    (few_slides, shown("a"), shown("a", id="set-up")),
     (leftovers, example("a"), example("a", metadata={"tags": ["injected-parameters"]})),
     (leftovers, example("a"), NotebookNode(cells=[new_code_cell(id="same")] * 2, metadata={})),
     (leftovers, example("a"), new_notebook(metadata={"widgets": {}})),

@@ -147,6 +147,8 @@ def dangling(folder: Path) -> list[str]:
     """As "file: target", each relative link of a text or a notebook that leads nowhere."""
     found = []
     for path in sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
+        if path.parent.name == "pages":  # the book's front page, whose links are those of the book
+            continue
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             cells = nbformat.read(path, as_version=4).cells

@@ -12,9 +12,7 @@ from nbformat import NotebookNode
 
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
-NEEDS_KERNEL = {"OwnPhotograph": "This board computes in Python."}
-NOT_A_BOARD = "This slider tests your own Jupyter."
-OPEN = "Open the lesson in JupyterLab to use it: <code>make lab</code>."
+NOT_A_BOARD = "This slider tests your own Jupyter: <code>make lab</code>, then run the cell there."
 
 
 def for_pages(notebook: NotebookNode) -> NotebookNode:
@@ -46,12 +44,11 @@ def figure(output: NotebookNode) -> str:
 
 
 def board(output: NotebookNode, models: dict) -> str:
-    """A board as its still picture and its state, or as its picture and a word why it does not live."""
+    """A board as its still picture and its state; lesson 00's slider, which is none, as a word why."""
     model = models[output.data[VIEW]["model_id"]]
     name = model["state"].get("_anywidget_id", "").rpartition(".")[2]
-    if not name or name in NEEDS_KERNEL:
-        note = f'<p class="live-note">{NEEDS_KERNEL.get(name, NOT_A_BOARD)} {OPEN}</p>'
-        return f'<div class="live-still">{figure(output)}{note}</div>'
+    if not name:
+        return f'<div class="live-still">{figure(output)}<p class="live-note">{NOT_A_BOARD}</p></div>'
     state = {key: value for key, value in model["state"].items() if key in ("_esm", "_css") or key[0] != "_"}
     text = json.dumps({"state": state, "buffers": model.get("buffers", [])}, ensure_ascii=False)
     text = text.replace("</", "<\\/")  # or the first tag in it would end it
