@@ -21,10 +21,14 @@ BOARDS = {
     "05_semi_supervised_vae": ["ClassBoard"],
     "06_coco_inpainting": ["PhotoBoard", "OwnPhotograph"],
 }
-LIVE = "[...document.querySelectorAll('.live-board')].every((board) => board.dataset.live)"
-# axe-core, on what repeats only the first few times: a code cell and a row of a table look like any other.
+# Every board has drawn, and says what.
+LIVE = """() => [...document.querySelectorAll(".live-board")].every((board) =>
+  board.dataset.live && !board.querySelector("[role=img]:not([aria-label])"))"""
+# axe-core, on what repeats only the first few times: one code cell, formula, row of a table is like another.
 AXE = """async (rules) => {
-  [...document.querySelectorAll("div.highlight")].slice(3).forEach((code) => code.classList.add("seen"));
+  for (const often of ["div.highlight", "mjx-container"]) {
+    [...document.querySelectorAll(often)].slice(3).forEach((its) => its.classList.add("seen"));
+  }
   const few = { exclude: [".seen", "tbody tr:nth-child(n+4)"] };
   const found = await axe.run(few, { resultTypes: ["violations"], ...rules });
   return found.violations.filter(({ impact }) => impact === "serious" || impact === "critical");
