@@ -51,6 +51,40 @@ def test_the_latent_plane_of_lesson_01(page, lab):
     assert of_boards(page.problems) == []
 
 
+# Each change of the plane keeps the kernel busy for longer than the next one takes to come.
+SLOW = """
+import time
+from ipywidgets.widgets.widget import _instances
+*_, plane = [its for its in _instances.values() if type(its).__name__ == "LatentPlane"]
+plane.observe(lambda change: time.sleep(0.3), "z")"""
+IN_KERNEL = """async (code) => {
+  const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+  return (await kernel.requestExecute({ code }).done).content.status === "ok";
+}"""
+# Notes in `seen` what every frame shows.
+WATCH = """() => {
+  window.seen = [];
+  const look = () => seen.push(document.querySelector(".vae-state").value) && requestAnimationFrame(look);
+  look();
+}"""
+
+
+def test_a_slow_kernel_undoes_no_change(page, lab):
+    """It answers each change with what it heard: the hand is further on by then, and so is the board."""
+    open_boards(page, lab, "01_basic_vae.ipynb", weights="plane")
+    plane = find(page, "latent-plane")
+    wait_for_state(page, "z = 0.50, -1.25")
+    assert page.evaluate(IN_KERNEL, SLOW)
+    plane.locator(".lp-plane").focus()
+    page.evaluate(WATCH)
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(230)
+    page.wait_for_function(IN_KERNEL, arg="assert plane.z == (1.7, -1.25)")  # in the end Python heard it all
+    seen = [float(line.split()[2].strip(",")) for line in page.evaluate("seen")]
+    assert seen == sorted(seen) and (seen[0], seen[-1]) == (0.5, 1.7)
+
+
 def wait_for_another(page: Page, board: Locator, before: np.ndarray) -> None:
     """Wait, two seconds at most, for another picture: Lab may take a board out and put it back meanwhile."""
     for _ in range(20):

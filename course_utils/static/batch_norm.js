@@ -3,7 +3,7 @@
 // Nothing is computed here. The table comes from course_utils/widgets/batch_norm.py: for each digit its rows,
 // first those of the fixed statistics, then those of the batches, size by size.
 
-import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, keep, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const N_THUMBS = 20; // the digit and the first 19 of its mates
 
@@ -66,11 +66,9 @@ function render({ model, el }) {
   const company = companies(pictures(model.get("beside"), size), choices);
   const table = model.get("table");
 
-  const save = whenIdle(() => model.save_changes());
   const go = (chosen) => {
-    model.set("chosen", chosen);
+    keep(model, { chosen });
     draw();
-    save();
   };
   const change = (place, value) => go(model.get("chosen").map((old, i) => (i === place ? value : old)));
   const row = controls(model, {
@@ -129,7 +127,6 @@ function render({ model, el }) {
 
   const unfollow = follow(model, { "change:large": dress, "change:chosen": draw });
   return () => {
-    save.flush();
     unfollow();
   };
 }

@@ -28,23 +28,21 @@ export function oncePerFrame(draw) {
   };
 }
 
-// Runs `act` when nothing has asked for it for a while; `.flush()` does not wait.
-export function whenIdle(act, milliseconds = 200) {
+// Runs `act` when nothing has asked for it for a while.
+export function whenIdle(act, milliseconds) {
   let timer = 0;
-  const run = () => {
-    timer = 0;
-    act();
-  };
-  const ask = () => {
+  return () => {
     clearTimeout(timer);
-    timer = setTimeout(run, milliseconds);
+    timer = setTimeout(act, milliseconds);
   };
-  ask.flush = () => {
-    if (!timer) return;
-    clearTimeout(timer);
-    run();
-  };
-  return ask;
+}
+
+// The model takes the values, and Python hears of them at once: the echo of an older message, which ipywidgets drops if
+// a newer one is on its way, would undo what is not yet sent. A drag makes no queue: the latest values wait for the
+// answer to those before.
+export function keep(model, values) {
+  for (const [name, value] of Object.entries(values)) model.set(name, value);
+  model.save_changes();
 }
 
 // An image, channels first and in [0, 1], on a canvas; grey if it has one channel.
@@ -139,10 +137,7 @@ export function controls(model, { write, read, reset }) {
     setTimeout(() => (copy.textContent = "Copy"), 1200);
   });
   back.addEventListener("click", reset);
-  size.addEventListener("click", () => {
-    model.set("large", !model.get("large"));
-    model.save_changes();
-  });
+  size.addEventListener("click", () => keep(model, { large: !model.get("large") }));
   return { node, show };
 }
 

@@ -2,7 +2,7 @@
 
 import { decoder } from "./decoder.js";
 import {
-  addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, radioName, set, showSize, slideTo, whenIdle,
+  addPicks, build, controls, follow, imagesOf, keep, oncePerFrame, paint, radioName, set, showSize, slideTo, whenIdle,
 } from "./board.js";
 
 const CLASSES = Array.from({ length: 10 }, (_, label) => String(label));
@@ -76,11 +76,9 @@ function render({ model, el }) {
   const decode = decoder(model.get("layers"), model.get("weights"));
   const state = () => read(model.get("line"), its);
 
-  const save = whenIdle(() => model.save_changes());
   const go = (next) => {
-    model.set("line", write(next));
+    keep(model, { line: write(next) });
     draw();
-    save();
   };
   const change = (by) => go({ ...state(), ...by });
   const row = controls(model, {
@@ -93,7 +91,7 @@ function render({ model, el }) {
   const prices = addPrices(page, (label) => change({ read_as: label }));
   const blank = CLASSES.map(() => its.images[0]); // drawn over at once
   addPicks(page.written, CLASSES, blank, its.shape, (label) => change({ write: Number(label) }), "written as ");
-  const sliders = addSliders(page, its, (nth, shift) => go(shifted(state(), nth, shift)), save.flush);
+  const sliders = addSliders(page, its, (nth, shift) => go(shifted(state(), nth, shift)));
   page.zero.addEventListener("click", () => go(unshifted(state())));
   for (const canvas of [page.own, page.picture]) set(canvas, { width: its.shape[2], height: its.shape[1] });
   const written = [...page.written.querySelectorAll(".vae-pick")].map((pick) => pick.querySelectorAll("input, canvas"));
@@ -120,7 +118,6 @@ function render({ model, el }) {
 
   const unfollow = follow(model, { "change:large": dress, "change:line": draw });
   return () => {
-    save.flush();
     unfollow();
   };
 }
@@ -362,7 +359,7 @@ function addPrices({ prices }, go) {
   });
 }
 
-function addSliders({ styles }, { n_styles }, go, done) {
+function addSliders({ styles }, { n_styles }, go) {
   return Array.from({ length: n_styles }, (_, nth) => {
     const row = build(`
       <label class="cb-style">
@@ -372,7 +369,6 @@ function addSliders({ styles }, { n_styles }, go, done) {
         <output data-name="value"></output>
       </label>`);
     row.slider.addEventListener("input", () => go(nth, row.slider.value));
-    row.slider.addEventListener("change", done);
     styles.append(row.node);
     return row;
   });

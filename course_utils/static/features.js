@@ -1,6 +1,6 @@
 // The feature maps: on the left every channel's answer to a digit, on the right what excites one channel most.
 
-import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, keep, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const BOARD = `
   <div class="vae-board feature-maps">
@@ -52,11 +52,9 @@ function render({ model, el }) {
   const page = build(BOARD);
   const its = contents(model);
 
-  const save = whenIdle(() => model.save_changes());
   const go = (chosen) => {
-    model.set("chosen", chosen);
+    keep(model, { chosen });
     draw();
-    save();
   };
   const row = controls(model, {
     write: () => write(model.get("chosen")),
@@ -96,7 +94,6 @@ function render({ model, el }) {
 
   const unfollow = follow(model, { "change:large": dress, "change:chosen": draw });
   return () => {
-    save.flush();
     unfollow();
   };
 }

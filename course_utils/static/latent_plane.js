@@ -1,7 +1,7 @@
 // The latent plane: on the left a point to drag, on the right what the decoder draws there.
 
 import { decoder } from "./decoder.js";
-import { build, controls, follow, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { build, controls, follow, keep, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const SIDE = 400; // the plane, in units of its drawing; the drawing scales with the page
 const TILES = 15; // decoded pictures along each side of the map; odd, so that one sits at z = 0
@@ -55,11 +55,9 @@ function render({ model, el }) {
   const extent = model.get("extent");
   const codes = model.get("codes");
 
-  const save = whenIdle(() => model.save_changes());
   const go = (z) => {
-    model.set("z", at(z, extent));
+    keep(model, { z: at(z, extent) });
     draw();
-    save();
   };
   const reset = () => go(model.get("start"));
   const row = controls(model, {
@@ -94,10 +92,7 @@ function render({ model, el }) {
     mapped ||= pictures;
   };
   for (const [button, pictures] of [[page.toMap, true], [page.toCodes, false]]) {
-    button.addEventListener("click", () => {
-      model.set("pictures", pictures);
-      model.save_changes();
-    });
+    button.addEventListener("click", () => keep(model, { pictures }));
   }
 
   const [, height, width] = shape;
@@ -105,14 +100,13 @@ function render({ model, el }) {
   set(page.map, { width: TILES * width, height: TILES * height });
   page.grid.innerHTML = gridLines(extent);
   addClasses(page, codes, model.get("colours"), extent);
-  listen(page.plane, extent, () => model.get("z"), { go, reset, done: save.flush });
+  listen(page.plane, extent, () => model.get("z"), { go, reset });
   page.foot.append(row.node);
   el.append(page.node);
 
   const unfollow = follow(model, { "change:large": dress, "change:pictures": dress, "change:z": draw });
   return () => {
     open = false;
-    save.flush();
     unfollow();
   };
 }
@@ -141,8 +135,8 @@ export function read(text, extent) {
 
 // Hands ---------------------------------------------------------------------------------------------------
 
-// Mouse, pen, finger and keys on the plane: `go(z)` on every move, `done()` when the point is let go.
-function listen(plane, extent, where, { go, reset, done }) {
+// Mouse, pen, finger and keys on the plane: `go(z)` on every move.
+function listen(plane, extent, where, { go, reset }) {
   const goTo = (event) => {
     const box = plane.getBoundingClientRect();
     const right = (event.clientX - box.left) / box.width; // 0 ... 1
@@ -157,7 +151,6 @@ function listen(plane, extent, where, { go, reset, done }) {
     goTo(event);
   });
   plane.addEventListener("pointermove", (event) => plane.hasPointerCapture(event.pointerId) && goTo(event));
-  plane.addEventListener("lostpointercapture", done);
   plane.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in ARROWS) {

@@ -1,7 +1,7 @@
 // The latent walk: two digits, a slider from one to the other, and what the decoder draws on the way.
 
 import { decoder } from "./decoder.js";
-import { addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
+import { addPicks, build, controls, follow, imagesOf, keep, oncePerFrame, paint, set, showSize, whenIdle } from "./board.js";
 
 const STEPS = 11; // pictures in a film strip
 const CHART = { width: 400, height: 196, left: 26, right: 10, top: 24, bottom: 22 };
@@ -70,11 +70,9 @@ function render({ model, el }) {
     return (t) => along(a, b, t, sphere);
   };
 
-  const save = whenIdle(() => model.save_changes());
   const go = (change) => {
-    for (const [name, value] of Object.entries(change)) model.set(name, value);
+    keep(model, change);
     draw();
-    save();
   };
   const row = controls(model, {
     write: () => write(state()),
@@ -127,8 +125,7 @@ function render({ model, el }) {
   page.toLine.addEventListener("click", () => go({ sphere: false }));
   page.toSphere.addEventListener("click", () => go({ sphere: true }));
   page.slider.addEventListener("input", () => go({ t: at(page.slider.value) }));
-  page.slider.addEventListener("change", save.flush);
-  for (const strip of [page.strip, page.strip2]) listen(strip, (t) => go({ t: at(t) }), save.flush);
+  for (const strip of [page.strip, page.strip2]) listen(strip, (t) => go({ t: at(t) }));
 
   const [, height, width] = shape;
   set(page.picture, { width, height });
@@ -139,7 +136,6 @@ function render({ model, el }) {
   const unfollow = follow(model, { "change:large": dress, "change:t": draw, "change:ends": draw, "change:sphere": draw });
   return () => {
     open = false;
-    save.flush();
     unfollow();
   };
 }
@@ -193,7 +189,7 @@ function check(group, name) {
 }
 
 // Mouse, pen and finger on a strip; for the keys there is the slider.
-function listen(strip, go, done) {
+function listen(strip, go) {
   const goTo = (event) => {
     const box = strip.getBoundingClientRect();
     go((STEPS * ((event.clientX - box.left) / box.width) - 0.5) / (STEPS - 1));
@@ -205,7 +201,6 @@ function listen(strip, go, done) {
     goTo(event);
   });
   strip.addEventListener("pointermove", (event) => strip.hasPointerCapture(event.pointerId) && goTo(event));
-  strip.addEventListener("lostpointercapture", done);
 }
 
 // Drawing -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 import { plus } from "./decoder.js";
 import { noise } from "./draws.js";
-import { build, controls, follow, imagesOf, oncePerFrame, radioName, set, showSize, slideTo, whenIdle } from "./board.js";
+import { build, controls, follow, imagesOf, keep, oncePerFrame, radioName, set, showSize, slideTo, whenIdle } from "./board.js";
 
 const BUDGET = 14; // milliseconds in which pictures are decoded, until the page may do something else
 const MODES = { hold: "Hold", mean: "Mean", sample: "Sample" };
@@ -29,11 +29,9 @@ export function contents(model) {
 export function run({ model, el }, board, { addStarts, seen, dress, draws }) {
   const { page, its } = board;
   const state = () => read(model.get("line"), its);
-  const save = whenIdle(() => model.save_changes());
   const go = (change) => {
-    model.set("line", write(change(state()), its));
+    keep(model, { line: write(change(state()), its) });
     draw();
-    save();
   };
   const row = controls(model, {
     write: () => model.get("line"),
@@ -41,7 +39,7 @@ export function run({ model, el }, board, { addStarts, seen, dress, draws }) {
     reset: () => go(() => first(its)),
   });
 
-  const rows = addRows(page.rows, its, go, save.flush);
+  const rows = addRows(page.rows, its, go);
   page.many.textContent = `the mean of ${its.n_images.toLocaleString("en")} as a bar, this one as a mark`;
   const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
   const done = (now) => {
@@ -71,7 +69,6 @@ export function run({ model, el }, board, { addStarts, seen, dress, draws }) {
   const size = () => showSize(page.node, model.get("large"));
   const unfollow = follow(model, { "change:large": size, "change:line": draw });
   return () => {
-    save.flush();
     draw.end();
     unfollow();
   };
@@ -358,8 +355,8 @@ const rowOf = (name, size, place) => `
     </div>
   </div>`;
 
-// A row for each layer, the top one first in the page. `go(change)` takes a state to the next, `done()` follows a turn.
-function addRows(into, its, go, done) {
+// A row for each layer, the top one first in the page. `go(change)` takes a state to the next.
+function addRows(into, its, go) {
   const n = its.levels.length;
   const found = its.levels.map(({ shape, directions }, i) => {
     const [layer, name] = [i + 1, `Layer ${i + 1}`];
@@ -382,7 +379,6 @@ function addRows(into, its, go, done) {
     );
     for (const name of ["temperature", "shift"]) {
       row[name].addEventListener("input", () => go((state) => put(state, layer, { [name]: cents(row[name].value) })));
-      row[name].addEventListener("change", done);
     }
     row.along.addEventListener("change", () => go((state) => put(state, layer, { along: row.along.value })));
     row.zero.addEventListener("click", () => go((state) => put(state, layer, { shift: 0 })));

@@ -2,7 +2,7 @@
 // the hole itself, so the photograph stays in it.
 
 import {
-  addPicks, build, controls, follow, imagesOf, oncePerFrame, paint, set, showSize, slideTo, whenIdle,
+  addPicks, build, controls, follow, imagesOf, keep, oncePerFrame, paint, set, showSize, slideTo, whenIdle,
 } from "./board.js";
 import { FILLING, contextOf, fitted, painter } from "./holes.js";
 
@@ -77,11 +77,9 @@ function render({ model, el }) {
   const board = { page, model, photos: givenPhotos(model), view: "filled", chosen: 0, fillings: [] };
   forgetLost(model);
 
-  const save = whenIdle(() => model.save_changes());
   const go = (next) => {
-    model.set("line", write(next));
+    keep(model, { line: write(next) });
     draw();
-    save();
   };
   const row = controls(model, {
     write: () => model.get("line"),
@@ -116,8 +114,7 @@ function render({ model, el }) {
   addTiles(board, choose);
   page.again.addEventListener("click", again);
   page.side.addEventListener("input", () => go(grown(state(), page.side.value - state().hole[2])));
-  page.side.addEventListener("change", save.flush);
-  listen(page, state, { go, again, choose, done: save.flush });
+  listen(page, state, { go, again, choose });
   takeFiles(page, (photo) => {
     own = photo;
     const its = [OWN, photo.height, photo.width];
@@ -131,7 +128,6 @@ function render({ model, el }) {
   const size = () => showSize(page.node, model.get("large"));
   const unfollow = follow(model, { "change:large": size, "change:line": draw, "change:photographs": dressPicks });
   return () => {
-    save.flush();
     filler.end();
     unfollow();
   };
@@ -146,9 +142,8 @@ function forgetLost(model) {
   const given = givenIn(model);
   const lost = model.get("photographs").slice(given.length);
   if (lost.every(([, height, width]) => own?.height === height && own.width === width)) return;
-  model.set("photographs", given);
-  if (model.get("line").startsWith(OWN)) model.set("line", write(on(given[0])));
-  model.save_changes();
+  const line = model.get("line");
+  keep(model, { photographs: given, line: line.startsWith(OWN) ? write(on(given[0])) : line });
 }
 
 // The rule, as in HoleState of widgets/own_photograph.py ----------------------------------------------------------
@@ -285,7 +280,7 @@ function tell(page, message, waiting = false) {
 // Hands ----------------------------------------------------------------------------------------------------------
 
 // Mouse, pen, finger and keys on the photograph. A finger beside the hole scrolls the page, and a tap there moves it.
-function listen({ node, stage }, state, { go, again, choose, done }) {
+function listen({ node, stage }, state, { go, again, choose }) {
   let held = null; // what a move of the pointer does
   const place = (event) => {
     const { left, top, width, height } = stage.getBoundingClientRect();
@@ -322,7 +317,6 @@ function listen({ node, stage }, state, { go, again, choose, done }) {
   stage.addEventListener("lostpointercapture", () => {
     held = null;
     node.classList.remove("op-held");
-    done();
   });
   stage.addEventListener("click", (event) => {
     if (event.pointerType === "touch" && !event.target.closest(".op-hole, .op-grip")) jump(...place(event));
