@@ -1,6 +1,8 @@
 """What the browser tests of all boards share: a page with the board alone, and a stand-in for the kernel."""
 
 import base64
+import importlib.metadata
+from pathlib import Path
 
 import anywidget
 import numpy as np
@@ -71,6 +73,10 @@ DRAWS = """() => {
   CanvasRenderingContext2D.prototype.putImageData = function (...all) { draws++; put.apply(this, all); };
 }"""
 
+# What a board shows, and whether that is another picture than before.
+PICTURES = "(board) => [...board.querySelectorAll('canvas')].map((canvas) => canvas.toDataURL()).join()"
+CHANGED = f"([board, before]) => ({PICTURES})(board) !== before"
+
 DELAYS = """() => {
   window.delays = [];
   const picture = () => document.querySelector(".vae-picture").toDataURL();
@@ -117,6 +123,25 @@ def watch(page: Page) -> None:
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(error.stack or str(error)))
     page.on("console", lambda m: m.type == "error" and page.problems.append(f"{m.text} {m.location['url']}"))
+
+
+def stay_within(page: Page, folder: Path) -> None:
+    """From now on the page opens files of this folder only; whatever else it asks for is a problem."""
+
+    def answer(route):
+        if route.request.url.startswith(folder.as_uri()):
+            return route.continue_()
+        page.problems.append(f"asked for {route.request.url}")
+        route.abort()
+
+    page.route(lambda url: not url.startswith(("blob:", "data:")), answer)
+
+
+def load_axe(page: Page) -> None:
+    """axe-core as `axe` of the page, from the package that brings it."""
+    files = importlib.metadata.files("axe-playwright-python")
+    (axe,) = [path.locate() for path in files if path.name == "axe.min.js"]
+    page.evaluate(axe.read_text())
 
 
 def wait_for_state(page: Page, text: str) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import anywidget
 import pytest
@@ -111,6 +112,36 @@ def test_no_book_without_its_lessons(book, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "No book was built" in said and "01_basic_vae" in said and "--keep" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lesson_that_stopped_halfway_is_none(book, tmp_path, capsys):
+    """Its log is still beside it."""
+    series = tmp_path / "series"
+    series.mkdir()
+    for lesson in book.find_notebooks(book.NOTEBOOKS):
+        shutil.copy(lesson, series)
+    (series / "06_coco_inpainting.log").write_text("")
+    assert book.main(["--keep", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "06_coco_inpainting did not run to the end" in said and "01_basic_vae" not in said
+
+
+def test_ctrl_c_ends_all_of_it(book, tmp_path, monkeypatch):
+    """Also the lessons that run on other data than the one that it stopped."""
+    started = []
+
+    class Interrupted:
+        def __init__(self, folder, out, profile, data, jobs):
+            self.report = []
+
+        def run(self, lessons):
+            started.extend(path.stem for path in lessons)
+            return book.INTERRUPTED
+
+    monkeypatch.setenv("COURSE_LEDGER", "")  # put back afterwards
+    monkeypatch.setattr(book, "Series", Interrupted)
+    assert book.main(["--data", "auto", "--out", str(tmp_path)]) == book.INTERRUPTED
+    assert started and "06_coco_inpainting" not in started
 
 
 def test_a_failed_build_leaves_the_book_that_was(book, tmp_path, capfd):

@@ -1,15 +1,17 @@
 """The book as a reader has it: opened from disk with the network off, its boards in their hands."""
 
-import importlib.metadata
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from board_page import watch
+from board_page import CHANGED, PICTURES, load_axe, stay_within, watch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from series import has_run  # noqa: E402
+
 SERIES = ROOT / "build" / "test" / "series"  # where `make test` has run the lessons in the smoke profile
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 BOARDS = {
@@ -33,7 +35,6 @@ AXE = """async (rules) => {
   const found = await axe.run(few, { resultTypes: ["violations"], ...rules });
   return found.violations.filter(({ impact }) => impact === "serious" || impact === "critical");
 }"""
-PICTURES = "(board) => [...board.querySelectorAll('canvas')].map((canvas) => canvas.toDataURL()).join()"
 
 pytestmark = pytest.mark.browser
 
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Path:
     """The book of the lessons in the smoke profile."""
-    if not all(is_newer(SERIES / f"{name}.ipynb", ROOT / "notebooks" / f"{name}.ipynb") for name in LESSONS):
+    if not all(is_there(SERIES / f"{name}.ipynb", ROOT / "notebooks" / f"{name}.ipynb") for name in LESSONS):
         run("series.py", "--profile", "smoke", "--out", SERIES)
     out = tmp_path_factory.mktemp("book")
     shutil.copytree(SERIES, out / "series")
@@ -49,8 +50,9 @@ def site(tmp_path_factory) -> Path:
     return out / "site"
 
 
-def is_newer(path: Path, source: Path) -> bool:
-    return path.exists() and path.stat().st_mtime > source.stat().st_mtime
+def is_there(path: Path, source: Path) -> bool:
+    """Whether the lesson has run to its end, as it is today."""
+    return has_run(path) and path.stat().st_mtime > source.stat().st_mtime
 
 
 def run(tool: str, *options) -> None:
@@ -63,15 +65,8 @@ def run(tool: str, *options) -> None:
 @pytest.fixture
 def book(page, site):
     """book(name) opens a page; its boards live. `page.problems` gathers errors and requests that leave."""
-
-    def refuse(route):
-        if not route.request.url.startswith(site.as_uri()):
-            page.problems.append(f"asked for {route.request.url}")
-            return route.abort()
-        route.continue_()
-
     watch(page)
-    page.route(lambda url: not url.startswith(("blob:", "data:")), refuse)
+    stay_within(page, site)
 
     def open_page(name: str):
         page.goto((site / f"{name}.html").as_uri())
@@ -116,9 +111,7 @@ def test_boards_live(book, name):
         page.wait_for_timeout(100)  # its first pictures
         before = board.evaluate(PICTURES)
         move(page, board)
-        page.wait_for_function(
-            f"([board, before]) => ({PICTURES})(board) !== before", arg=[board.element_handle(), before]
-        )
+        page.wait_for_function(CHANGED, arg=[board.element_handle(), before])
     assert page.problems == []
 
 
@@ -152,13 +145,11 @@ def drag(page, part, start: float, end: float) -> None:
 @pytest.mark.parametrize(("scheme", "rules"), [("light", {}), ("dark", {"runOnly": ["color-contrast"]})])
 def test_no_barrier(book, site, page, scheme, rules):
     """axe-core finds nothing serious on any page: names, roles, keyboard, and contrast by day and night."""
-    files = importlib.metadata.files("axe-playwright-python")
-    (axe,) = [path.locate() for path in files if path.name == "axe.min.js"]
     page.emulate_media(color_scheme=scheme)
     found = []
     for name in names_of(site):
         page = book(name)
-        page.evaluate(axe.read_text())
+        load_axe(page)
         for violation in page.evaluate(AXE, rules):
             found += [(name, violation["id"], node["html"][:400]) for node in violation["nodes"]]
     assert found == []

@@ -1,7 +1,6 @@
 """The slides as a teacher has them: opened from disk with the network off, by keyboard and by mouse."""
 
 import base64
-import importlib.metadata
 import io
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from board_page import watch
+from board_page import CHANGED, PICTURES, load_axe, stay_within, watch
 from ipywidgets.embed import embed_data
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import expect
@@ -23,8 +22,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 RAN = [ROOT / "build" / "test" / "series", ROOT / "build" / "book" / "series"]  # where lessons may have run
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
-PICTURES = "(board) => [...board.querySelectorAll('canvas')].map((canvas) => canvas.toDataURL()).join()"
-CHANGED = f"([board, before]) => ({PICTURES})(board) !== before"
 # All that does not fit a slide, or is too small on it to be read from the back.
 MISFITS = """() => {
   const slide = Reveal.getCurrentSlide(), found = [];
@@ -101,13 +98,7 @@ def opened(page):
     """opened(path) is a page on which everything lives; afterwards no error and no request that left."""
 
     def open_page(path: Path):
-        def refuse(route):
-            if route.request.url.startswith(path.parent.as_uri()):
-                return route.continue_()
-            page.problems.append(f"asked for {route.request.url}")
-            route.abort()
-
-        page.route(lambda url: not url.startswith(("blob:", "data:")), refuse)
+        stay_within(page, path.parent)
         page.goto(path.as_uri())
         page.wait_for_selector("body[data-ready]")
         return page
@@ -220,8 +211,7 @@ def test_the_list_of_decks_leads_there(opened, built):
 
 def test_no_barrier(deck):
     """axe-core finds nothing serious on any slide."""
-    (axe,) = [f.locate() for f in importlib.metadata.files("axe-playwright-python") if f.name == "axe.min.js"]
-    deck.evaluate(axe.read_text())
+    load_axe(deck)
     for number in range(5):
         deck.evaluate(f"Reveal.slide({number})")
         found = deck.evaluate("axe.run(document, { preload: false })")["violations"]
@@ -234,9 +224,10 @@ def test_no_barrier(deck):
 @pytest.fixture(scope="module")
 def decks(tmp_path_factory) -> Path:
     import slides
+    from series import has_run
 
     sources = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    there = [folder for folder in RAN if all((folder / path.name).exists() for path in sources)]
+    there = [folder for folder in RAN if all(has_run(folder / path.name) for path in sources)]
     if not there:
         pytest.skip("the lessons have not been run: make smoke")
     out = tmp_path_factory.mktemp("decks") / "out"

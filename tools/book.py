@@ -23,7 +23,18 @@ from live import for_pages
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from readme_table import table
-from series import CELL_SECONDS, KINDS, NOTEBOOKS, ROOT, Series, cores, find_notebooks, write_json
+from series import (
+    CELL_SECONDS,
+    INTERRUPTED,
+    KINDS,
+    NOTEBOOKS,
+    ROOT,
+    Series,
+    find_notebooks,
+    has_run,
+    jobs_of,
+    write_json,
+)
 
 from course_utils import ledger
 from notebooks import published_data, repository
@@ -43,43 +54,56 @@ FRONT = ("04_hierarchical_vae", "play-2")  # the board of the front page
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    sources = find_notebooks(NOTEBOOKS)
-    series, site = options.out / "series", options.out / "site"
-    if not options.keep and (status := run_series(sources, options, series)):
-        print("No book was built: the lessons come first.", file=sys.stderr)
+    options = parse("Build the book.", ROOT / "build" / "book", arguments)
+    series = options.out / "series"
+    if status := provide_lessons(series, options, "book was"):
         return status
-    if missing := [path.stem for path in sources if not (series / path.name).exists()]:
-        print(f"No book was built: {', '.join(missing)} did not run. Leave out --keep.", file=sys.stderr)
-        return 2
     write_sources(options.out / "source", series)
-    return build(options.out / "source", site)
+    return build(options.out / "source", options.out / "site")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Build the book.", allow_abbrev=False)
+# The lessons as they ran: book and slides show the same -----------------------------------------
+
+
+def parse(description: str, out: Path, arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--profile", choices=CELL_SECONDS, default="quick")
     parser.add_argument("--data", choices=KINDS, default="auto")
     parser.add_argument("--keep", action="store_true", help="take the lessons as they ran the last time")
     parser.add_argument(
         "--jobs", type=int, help="lessons at a time (default: smoke as many as cores, else 1)"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "book")
+    parser.add_argument("--out", type=Path, default=out)
     return parser.parse_args(arguments)
+
+
+def provide_lessons(series: Path, options: argparse.Namespace, what: str) -> int:
+    """Run the lessons, or see that they have run; the exit status. `what` is not built without them."""
+    sources = find_notebooks(NOTEBOOKS)
+    if not options.keep and (status := run_series(sources, options, series)):
+        print(f"No {what} built: the lessons come first.", file=sys.stderr)
+        return status
+    if missing := [path.stem for path in sources if not has_run(series / path.name)]:
+        names = ", ".join(missing)
+        print(f"No {what} built: {names} did not run to the end. Leave out --keep.", file=sys.stderr)
+        return 2
+    return 0
 
 
 def run_series(sources: list[Path], options: argparse.Namespace, out: Path) -> int:
     """Execute the lessons; their numbers stay apart from the reader's own. Returns the exit status."""
-    os.environ["COURSE_LEDGER"] = str(out / "ledger.csv")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ledger.csv").unlink(missing_ok=True)
-    jobs = options.jobs or (cores() if options.profile == "smoke" else 1)
+    own = out.resolve() / "ledger.csv"  # a kernel starts in its notebook's folder
+    own.unlink(missing_ok=True)
+    os.environ["COURSE_LEDGER"] = str(own)
     report, status = [], 0
     for kind, group in itertools.groupby(sources, published_data):
         data = options.data if kind == "real" else kind
-        series = Series(NOTEBOOKS, out, options.profile, data, jobs)
+        series = Series(NOTEBOOKS, out, options.profile, data, jobs_of(options))
         status = series.run(list(group)) or status
         report += series.report
+        if status == INTERRUPTED:
+            break
     write_json(out / "report.json", sorted(report, key=lambda row: row["notebook"]))
     return status
 
@@ -94,30 +118,35 @@ def write_sources(out: Path, series: Path) -> None:
     shutil.copy(PAGES / "conf.py", out)
     shutil.copytree(NOTEBOOKS / "figures", out / "figures")
     shutil.copytree(NOTEBOOKS / "figures", out / "solutions" / "figures")
-    copy_scripts(out / "_static")
-    notebooks = sorted(series.glob("[0-9][0-9]_*.ipynb"))
-    pages = {path.stem: for_pages(nbformat.read(path, as_version=4)) for path in notebooks}
+    copy_scripts(("live.js", "book.css"), out / "_static")
+    lessons = find_notebooks(NOTEBOOKS)
+    offered = find_notebooks(NOTEBOOKS, solutions=True)
+    solutions = [path for path in offered if path not in lessons]
+    pages = {path.stem: for_pages(nbformat.read(series / path.name, as_version=4)) for path in lessons}
     for name, page in pages.items():
         nbformat.write(lesson(name, page), out / f"{name}.ipynb")
-    solutions = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
     for path in solutions:
         nbformat.write(for_pages(nbformat.read(path, as_version=4)), out / "solutions" / path.name)
-    offered = [*(NOTEBOOKS / path.name for path in notebooks), *solutions]
     for path in offered:
         target = out / "extra" / "notebooks" / path.relative_to(NOTEBOOKS)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     report = json.loads((series / "report.json").read_text())
-    (out / "index.md").write_text(front(pages, report, series), encoding="utf-8")
+    marks = numbers(report, series) | {
+        "board": raw(picture_of(pages[FRONT[0]], FRONT[1])),
+        "lessons": raw(cards(pages)),
+        "toc": "\n".join(pages),
+        "solutions": "\n".join(f"solutions/{path.stem}" for path in solutions),
+    }
+    (out / "index.md").write_text(filled("index.md", marks), encoding="utf-8")
     (out / "ledger.md").write_text(ledger_page(), encoding="utf-8")
 
 
-def copy_scripts(out: Path) -> None:
-    """Our own, and MathJax from the package that brings it."""
-    out.mkdir()
-    for name in ("live.js", "book.css"):
-        shutil.copy(PAGES / name, out)
-    shutil.copy(packaged("sphinx-mathjax-offline", "mathjax/tex-svg.js"), out)
+def copy_scripts(names: tuple[str, ...], out: Path) -> None:
+    """Ours of these names, and MathJax from the package that brings it."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in [PAGES / name for name in names] + [packaged("sphinx-mathjax-offline", "mathjax/tex-svg.js")]:
+        shutil.copy(path, out)
 
 
 def packaged(package: str, end: str) -> Path:
@@ -158,23 +187,21 @@ def elsewhere(name: str) -> str:
 # The front page, and the ledger -----------------------------------------------------------------
 
 
-def front(pages: dict[str, NotebookNode], report: list[dict], series: Path) -> str:
-    """The page that the book opens with: pages/index.md, its marks filled in."""
+def filled(page: str, marks: dict[str, str]) -> str:
+    """The page of that name in pages/, its marks filled in."""
+    text = (PAGES / page).read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: marks[mark[1]], text)
+
+
+def numbers(report: list[dict], series: Path) -> dict[str, str]:
+    """What the front page says of results and costs."""
     rows = ledger.read(series / "ledger.csv")
-    parts = {
-        "board": raw(picture_of(pages[FRONT[0]], FRONT[1])),
-        "lessons": raw(cards(pages)),
+    return {
         "results": table(),
         "profile": report[0]["profile"],
         "machine": rows[0]["machine"] if rows else ledger.machine(),
         "costs": costs(report),
-        "toc": "\n".join(pages),
-        "solutions": "\n".join(
-            f"solutions/{path.stem}" for path in sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
-        ),
     }
-    text = (PAGES / "index.md").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], text)
 
 
 def raw(html: str) -> str:
@@ -197,8 +224,11 @@ def card(name: str, page: NotebookNode) -> str:
     """A lesson's picture, number and idea, as a link."""
     cell_id, idea = CARDS[name[:2]]
     picture = re.search(r'<img class="figure"[^>]*>', picture_of(page, cell_id))[0]
-    title = page.cells[0].source.partition("\n")[0].removeprefix("# ")
-    return f'<a class="card" href="{name}.html"><b>{title}</b><span>{idea}</span>{picture}</a>'
+    return f'<a class="card" href="{name}.html"><b>{title_of(page)}</b><span>{idea}</span>{picture}</a>'
+
+
+def title_of(page: NotebookNode) -> str:
+    return page.cells[0].source.partition("\n")[0].removeprefix("# ")
 
 
 def costs(report: list[dict]) -> str:

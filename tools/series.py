@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         from course_utils import ledger
 
         ledger.forget([source.stem for source in sources])
-    jobs = options.jobs or (cores() if options.profile == "smoke" else 1)
-    series = Series(options.notebooks, options.out, options.profile, options.data, jobs)
+    series = Series(options.notebooks, options.out, options.profile, options.data, jobs_of(options))
     for stop in (signal.SIGINT, signal.SIGTERM):  # KeyboardInterrupt, which ends the series in good order
         signal.signal(stop, signal.default_int_handler)
     return series.run(sources)
@@ -59,6 +58,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of the lessons")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "series", help="folder of the results")
     return parser.parse_args(arguments)
+
+
+def jobs_of(options: argparse.Namespace) -> int:
+    """How many lessons run at a time: as many as asked for; in the smoke profile as many as cores."""
+    return options.jobs or (cores() if options.profile == "smoke" else 1)
 
 
 # What to run, and on what -----------------------------------------------------------------------
@@ -207,6 +211,11 @@ class Series:
             }
         )
         write_json(self.out / "report.json", sorted(self.report, key=lambda row: row["notebook"]))
+
+
+def has_run(lesson: Path) -> bool:
+    """Whether this lesson, as it was executed, came to its end; its log lies beside it if it did not."""
+    return lesson.exists() and not lesson.with_suffix(".log").exists()
 
 
 def outcome(run: Run) -> str:

@@ -14,7 +14,6 @@ The tags of a cell say what is shown. With `slide` it begins a slide, with `slid
 The whole text of a slide, and what the lesson says up to the next one, is in its notes: press S.
 """
 
-import argparse
 import ast
 import re
 import shutil
@@ -23,14 +22,14 @@ from html import escape
 from pathlib import Path
 
 import nbformat
-from book import PAGES, injected, packaged, run_series
+from book import copy_scripts, filled, injected, packaged, parse, provide_lessons, title_of
 from excerpt import rendered, said
 from live import for_pages
 from nbformat import NotebookNode
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
-from series import CELL_SECONDS, KINDS, NOTEBOOKS, ROOT, find_notebooks
+from series import NOTEBOOKS, ROOT, find_notebooks
 
 SERIES = ROOT / "build" / "book" / "series"  # the lessons as they ran; the book shows the same
 OURS = ("live.js", "slides.js", "slides.css")
@@ -43,29 +42,15 @@ PAPER = HtmlFormatter(style="a11y-high-contrast-light", noclasses=True, nobackgr
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    sources = find_notebooks(NOTEBOOKS)
-    if not options.keep and (status := run_series(sources, options, SERIES)):
-        print("No slides were built: the lessons come first.", file=sys.stderr)
+    options = parse("Build the slides.", ROOT / "build" / "slides", arguments)
+    if status := provide_lessons(SERIES, options, "slides were"):
         return status
-    if missing := [path.stem for path in sources if not (SERIES / path.name).exists()]:
-        print(f"No slides were built: {', '.join(missing)} did not run. Leave out --keep.", file=sys.stderr)
-        return 2
+    sources = find_notebooks(NOTEBOOKS)
     read = [(nbformat.read(SERIES / path.name, 4), nbformat.read(path, 4)) for path in sources]
     decks = {path.stem: tagged(*both) for path, both in zip(sources, read, strict=True)}
     write(decks, options.out)
     print(f"The slides: {options.out / 'index.html'}")
     return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Build the slides.", allow_abbrev=False)
-    parser.add_argument("--profile", choices=CELL_SECONDS, default="quick")
-    parser.add_argument("--data", choices=KINDS, default="auto")
-    parser.add_argument("--keep", action="store_true", help="take the lessons as they ran the last time")
-    parser.add_argument("--jobs", type=int, help="lessons at a time")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "slides")
-    return parser.parse_args(arguments)
 
 
 def tagged(notebook: NotebookNode, lesson: NotebookNode) -> NotebookNode:
@@ -83,25 +68,19 @@ def write(decks: dict[str, NotebookNode], out: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     static = beside / "_static"
     shutil.copytree(NOTEBOOKS / "figures", static / "figures")
-    for path in [PAGES / name for name in OURS] + [packaged("sphinx-revealjs", name) for name in REVEAL]:
-        shutil.copy(path, static)
-    shutil.copy(packaged("sphinx-mathjax-offline", "mathjax/tex-svg.js"), static)
+    copy_scripts(OURS, static)
+    for name in REVEAL:
+        shutil.copy(packaged("sphinx-revealjs", name), static)
     links = []
     for name, notebook in decks.items():
-        title = re.sub(r"^# ", "", notebook.cells[0].source.partition("\n")[0])
-        page = filled("slides.html", {"title": escape(title), "slides": "\n".join(slides(notebook))})
+        title = escape(title_of(notebook))
+        page = filled("slides.html", {"title": title, "slides": "\n".join(slides(notebook))})
         (beside / f"{name}.html").write_text(page, encoding="utf-8")
-        links.append(f'<li><a href="{name}.html">{escape(title)}</a></li>')
+        links.append(f'<li><a href="{name}.html">{title}</a></li>')
     index = filled("slides_index.html", {"links": "\n".join(links)})
     (beside / "index.html").write_text(index, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     beside.rename(out)
-
-
-def filled(page: str, parts: dict[str, str]) -> str:
-    """The page of that name in pages/, its marks filled in."""
-    text = (PAGES / page).read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], text)
 
 
 # Slides -----------------------------------------------------------------------------------------
