@@ -237,8 +237,8 @@ class BlockLogistic(nn.Module):
 
     def blocks(self, px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """mu, log_scale, each (B, 12, H/2, W/2), and weights[:, j, i] of number j for number i."""
-        mu, raw, *weights = (F.pixel_unshuffle(t, 2) for t in px.unbind(dim=1))
-        return mu, (raw - 3).clamp(-7.0, MAX_LOG_SCALE), torch.stack(weights, dim=1) * self.earlier
+        mu, raw, weights = F.pixel_unshuffle(px, 2).split((1, 1, 12), dim=1)
+        return mu[:, 0], (raw[:, 0] - 3).clamp(-7.0, MAX_LOG_SCALE), weights * self.earlier
 
     def log_prob(self, x: Tensor, px: Tensor) -> Tensor:
         mu, log_scale, weights = self.blocks(px)

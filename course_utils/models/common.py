@@ -84,7 +84,7 @@ class Residual(nn.Module):
             last.bias.zero_()
 
     def forward(self, h: Tensor) -> Tensor:  # (B, C, H, W)
-        return h + self.block(h)
+        return self.block(h) + h  # in the order in memory that the convolutions want, whatever that of h is
 
 
 def stage(n_in: int, n_out: int, stride: int) -> nn.Sequential:
