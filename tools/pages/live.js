@@ -42,6 +42,21 @@ async function enliven(place) {
   place.dataset.live = "yes";
 }
 
-for (const place of document.querySelectorAll(".live-board")) {
+function start(place) {
   enliven(place).catch((error) => console.error("A board could not start:", error)); // its still picture stays
 }
+
+// A board of the book starts when the reader is two screens away, so that a page with several opens at once. Slides
+// start all of theirs: reveal.js hides them, and what is hidden comes near to nobody.
+const near = new IntersectionObserver(
+  (places) => {
+    for (const { isIntersecting, target } of places) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      start(target);
+    }
+  },
+  { rootMargin: "200%" },
+);
+const isDeck = Boolean(document.querySelector(".reveal"));
+for (const place of document.querySelectorAll(".live-board")) isDeck ? start(place) : near.observe(place);
