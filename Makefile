@@ -69,7 +69,7 @@ smoke: install
 	$(apart) $(PY) tools/series.py --profile smoke --data auto --solutions --out build/test/series
 
 browser: install
-	$(one) $(PY) -m pytest -m browser -n auto --maxprocesses 3 --dist loadfile
+	$(one) $(PY) -m pytest -m browser -n auto --maxprocesses 3 --dist loadfile --no-loadscope-reorder
 
 series: install
 	$(PY) tools/series.py --profile "$(PROFILE)" --data "$(DATA)" $(only)

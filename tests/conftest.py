@@ -71,7 +71,11 @@ def find_chromium() -> str | None:
 
 
 def pytest_collection_modifyitems(items):
-    """Where there is no Chromium, browser tests say so; with COURSE_REQUIRE_BROWSER=1 they fail."""
+    """Browser tests that take longest begin first; where there is no Chromium, they say so, or they fail.
+
+    Files run side by side: one that starts a Jupyter server or builds the book must not be the last to begin.
+    """
+    items.sort(key=lambda item: not {"lab", "notebook7", "site"} & set(item.fixturenames))
     marked = [item for item in items if item.get_closest_marker("browser")]
     if not marked or os.environ.get("COURSE_REQUIRE_BROWSER") == "1" or find_chromium():
         return

@@ -164,6 +164,7 @@ def test_a_point_lies_where_the_mouse_is(deck):
     deck.evaluate("Reveal.slide(3)")
     box = deck.locator(".present .lp-plane").bounding_box()
     deck.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"])
+    deck.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     point = deck.locator(".present .lp-point").bounding_box()
     assert point["x"] + point["width"] / 2 == pytest.approx(box["x"] + 0.75 * box["width"], abs=3)
     assert point["y"] + point["height"] / 2 == pytest.approx(box["y"] + 0.25 * box["height"], abs=3)
