@@ -244,7 +244,8 @@ def install(root, venv, cpu, pack=None):
         packages = cpu_packages(root, venv) if cpu else locked_packages(root)
     print("Installing the packages; the first time this takes some minutes ...", flush=True)
     run(pip + [UV], "installing uv, the installer of everything else")
-    run(uv + packages, "installing the packages")
+    # Compiled once, here: where Python may keep no bytecode, each kernel would compile PyTorch anew, for 2 s.
+    run(uv + ["--compile-bytecode"] + packages, "installing the packages")
     run(uv + ["--quiet", "--no-deps", "-e", root], "installing course_utils")
     shutil.rmtree(cache, ignore_errors=True)
     if cpu:
