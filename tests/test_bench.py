@@ -214,7 +214,10 @@ def test_without_a_reference_it_says_so(bench, capsys):
     rows = [{"name": "course", "ratio_to_floor": 2.0}]
     bench.print_changes(rows)
     assert "--remember" in capsys.readouterr().out
-    bench.write(bench.REFERENCE, {"ratios": {"course": 1.9}, "parts": {}})
+    bench.write(bench.REFERENCE, {"another CPU": {"ratios": {"course": 1.0}, "parts": {}}})
+    bench.print_changes(rows)
+    assert "--remember" in capsys.readouterr().out
+    bench.write(bench.REFERENCE, {bench.instructions(): {"ratios": {"course": 1.9}, "parts": {}}})
     bench.print_changes(rows)
     assert "No ratio is more than 15 %" in capsys.readouterr().out
 
@@ -227,7 +230,7 @@ def test_parts_are_compared_with_the_reference(bench, capsys):
 
     bench.print_parts("course", parts(0.2))
     assert "takes most beside the products" in capsys.readouterr().out
-    bench.write(bench.REFERENCE, {"ratios": {}, "parts": {"course": parts(0.2)}})
+    bench.write(bench.REFERENCE, {bench.instructions(): {"ratios": {}, "parts": {"course": parts(0.2)}}})
     bench.print_parts("course", parts(0.9))
     said = capsys.readouterr().out
     assert "loop has grown most: train.py" in said and "mul 0.90" in said

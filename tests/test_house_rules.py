@@ -664,6 +664,15 @@ def test_the_table_of_the_readme_is_that_of_the_ledger():
     assert subprocess.run(command, cwd=ROOT).returncode == 0, "run make table"
 
 
+def test_a_readme_without_the_marks_of_the_table_is_left_alone(load_tool, tmp_path, monkeypatch):
+    tool, readme = load_tool("readme_table"), tmp_path / "README.md"
+    readme.write_text(tool.MARKS[0])
+    monkeypatch.setattr(tool, "README", readme)
+    with pytest.raises(SystemExit, match="put back the lines"):
+        tool.main()
+    assert readme.read_text() == tool.MARKS[0]
+
+
 def test_a_cell_without_id_is_found(tmp_path):
     """Written by hand, since nbformat would add the id."""
     cell = {"cell_type": "markdown", "metadata": {}, "source": "a"}

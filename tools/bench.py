@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.remember:
         parts = {name: profile(name, folder, 2 * n_steps) for name in EXPLAINED}
         ratios = {row["name"]: row["ratio_to_floor"] for row in rows if row["ratio_to_floor"]}
-        write(REFERENCE, {"machine": where, "ratios": ratios, "parts": parts})
+        found = {"machine": where, "ratios": ratios, "parts": parts}
+        write(REFERENCE, references() | {instructions(): found})
     print_changes(rows)
     print(f"Results: {result}" + ("" if options.only else ", and beside it the plot"))
     return 0
@@ -135,7 +136,13 @@ def machine() -> str:
     """One line on where this runs, and whether something else runs there."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     busy = ": something else is running, do not trust the seconds" if load > 1 else ""
-    return f"{n_threads()} threads, torch {torch.__version__.split('+')[0]}, load before {load:.1f}{busy}"
+    release = torch.__version__.split("+")[0]
+    return f"{n_threads()} threads, {instructions()}, torch {release}, load before {load:.1f}{busy}"
+
+
+def instructions() -> str:
+    """The widest of this CPU's that torch makes use of, such as AVX2: ratios depend on them."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def write_digits(n_batches: int) -> Path:
@@ -434,9 +441,14 @@ def print_limits(rounds: list[dict[str, float]]) -> None:
         print(judge(limit, rounds))
 
 
+def references() -> dict[str, dict]:
+    """What was measured when the speed was last looked at, by `instructions`: machine, ratios, parts."""
+    return json.loads(REFERENCE.read_text()) if REFERENCE.exists() else {}
+
+
 def reference() -> dict:
-    """What was measured when the speed was last looked at: machine, ratios, parts of a step."""
-    return json.loads(REFERENCE.read_text()) if REFERENCE.exists() else {"ratios": {}, "parts": {}}
+    """That of a CPU like this one: wider instructions shorten the products more than the rest."""
+    return references().get(instructions(), {"ratios": {}, "parts": {}})
 
 
 def changes(rows: list[dict], before: dict[str, float]) -> list[str]:
@@ -454,7 +466,10 @@ def changes(rows: list[dict], before: dict[str, float]) -> list[str]:
 def print_changes(rows: list[dict]) -> None:
     before = reference()["ratios"]
     well = "No ratio is more than 15 % above the reference."
-    nothing = "There is no reference yet: python tools/bench.py --remember, on an idle machine, makes one."
+    nothing = (
+        f"There is no reference of a CPU with {instructions()} yet: python tools/bench.py --remember, on an "
+        "idle machine, makes one."
+    )
     print("\n" + ("\n".join(changes(rows, before)) or (well if before else nothing)))
 
 

@@ -56,6 +56,8 @@ def table() -> str:
 
 def main() -> int:
     text = README.read_text(encoding="utf-8")
+    if not all(mark in text for mark in MARKS):
+        sys.exit("put back the lines of README.md that the table goes between:\n" + "".join(MARKS))
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     new = f"{before}{MARKS[0]}{table()}\n{MARKS[1]}{after}"

@@ -83,7 +83,7 @@ function render({ model, el }) {
     radios("Its mates", choices.mates, (place) => change(3, choices.mates[place])),
   ];
 
-  const speak = whenIdle(() => (page.spoken.textContent = page.back.ariaLabel), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.back.ariaLabel));
   const draw = oncePerFrame(() => {
     const chosen = model.get("chosen");
     const [digit, statistics, , mates] = chosen;

@@ -28,12 +28,12 @@ export function oncePerFrame(draw) {
   };
 }
 
-// Runs `act` when nothing has asked for it for a while.
-export function whenIdle(act, milliseconds) {
+// Runs `act` when nothing has asked for it for 0.4 s.
+export function whenIdle(act) {
   let timer = 0;
   return () => {
     clearTimeout(timer);
-    timer = setTimeout(act, milliseconds);
+    timer = setTimeout(act, 400);
   };
 }
 

@@ -97,7 +97,7 @@ function render({ model, el }) {
   const written = [...page.written.querySelectorAll(".vae-pick")].map((pick) => pick.querySelectorAll("input, canvas"));
   const board = { page, its, starts, prices, sliders, written, read: "" };
 
-  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel));
   const draw = oncePerFrame(() => {
     const now = state();
     const eps = style(now, its);

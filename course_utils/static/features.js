@@ -68,7 +68,7 @@ function render({ model, el }) {
     digit: (digit) => change(2, digit),
   };
 
-  const speak = whenIdle(() => (page.spoken.textContent = page.node.dataset.says), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.node.dataset.says));
   const draw = oncePerFrame(() => {
     const [name, channel, digit] = model.get("chosen");
     const stage = its.stages.find((stage) => stage.name === name);

@@ -66,7 +66,7 @@ function render({ model, el }) {
     reset,
   });
 
-  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel));
   const draw = oncePerFrame(() => {
     const z = model.get("z");
     const [x, y] = toDrawing(z, extent);

@@ -102,7 +102,7 @@ function render({ model, el }) {
     page.why.innerHTML = why(its.sphere, z);
   };
 
-  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel));
   const draw = oncePerFrame(() => {
     const its = state();
     if (walkOf(its) !== shown) drawWalk();

@@ -41,7 +41,7 @@ export function run({ model, el }, board, { addStarts, seen, dress, draws }) {
 
   const rows = addRows(page.rows, its, go);
   page.many.textContent = `the mean of ${its.n_images.toLocaleString("en")} as a bar, this one as a mark`;
-  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel));
   const done = (now) => {
     const spread = now.varies ? `spread ${spreadOf(board.shown).toFixed(0)} grey levels` : "";
     page.spread.textContent = spread;

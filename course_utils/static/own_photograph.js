@@ -86,7 +86,7 @@ function render({ model, el }) {
     read: (text) => go(read(text, model.get("photographs"))),
     reset: () => go(reset(state())),
   });
-  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel), 400);
+  const speak = whenIdle(() => (page.spoken.textContent = page.picture.ariaLabel));
 
   const look = () => {
     const now = state();
