@@ -533,7 +533,8 @@ class Batches:
         index = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         x = as_grey(self.pixels[index])
         x = jitter(x) if self.jittered else x
-        return torch.bernoulli(x) if self.binarise else x
+        # torch.bernoulli draws the same, and on a CPU takes three times as long.
+        return (torch.rand_like(x) < x).float() if self.binarise else x
 
 
 class LabelledFirst:

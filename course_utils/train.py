@@ -156,7 +156,7 @@ def fit(
     state = None if processes.rank() else state
     if state and start == 0:
         save_state(state, *run)
-    device = next(model.parameters()).device
+    buffers = list(model.buffers())
     finished, was_training = False, model.training
     model.train()
     quiet = bool(os.environ.get("TQDM_DISABLE") or processes.rank())  # tqdm's notebook bar does not read it
@@ -167,12 +167,12 @@ def fit(
                 group["lr"] = peak * schedule(step, n_steps)
 
             x = batches[step]
-            buffers = [buffer.clone() for buffer in model.buffers()]
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            before = [(buffer, buffer.clone()) for buffer in buffers]
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
                 bound = compute_bound(x)
             beta = warm_up(step, warm_up_steps, bound.kl.shape[1], warm_up_from_below)
             loss = bound.loss(beta, free_bits)
-            went = descend(loss, model, optimizer, buffers, max_gradient, skip_gradient, average)
+            went = descend(loss, model, optimizer, before, max_gradient, skip_gradient, average)
             if log.add(step, bound, went):
                 if log.n_bad >= MAX_BAD_STEPS:
                     raise TrainingError(explain_failure(model, x, step))
@@ -192,7 +192,7 @@ def descend(
     loss: Tensor,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    buffers: list[Tensor],
+    before: list[tuple[Tensor, Tensor]],
     max_gradient: float,
     skip_gradient: float,
     average: AveragedModel | None,
@@ -200,16 +200,18 @@ def descend(
     """One step along the gradient, shortened if it is long; whether there was one, a tensor on the device.
 
     A gradient that is too long or not finite is left as it is, for `explain_failure` to look at, and the
-    buffers are put back: one NaN would stay in the running mean of a batch norm for good. Nothing is read
-    here, so that a card need not wait for Python: a fused optimiser reads for itself that it is to skip.
+    buffers become what they were `before`: one NaN would stay in the running mean of a batch norm for good.
+    Nothing is read here, so that a card need not wait for Python: a fused optimiser reads for itself that it
+    is to skip.
     """
     optimizer.zero_grad()
     loss.backward()
-    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    reached = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in reached])
     went = norm < skip_gradient  # not so if it is NaN
-    nn.utils.clip_grads_with_norm_(model.parameters(), max_gradient, torch.where(went, norm, 0.0))
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(torch.where(went, buffer, before))
+    nn.utils.clip_grads_with_norm_(reached, max_gradient, torch.where(went, norm, 0.0))
+    for buffer, kept in before:
+        torch.where(went, buffer, kept, out=buffer)
     if getattr(optimizer, "_step_supports_amp_scaling", False):  # as GradScaler asks
         optimizer.found_inf = (~went).float()
         optimizer.step()

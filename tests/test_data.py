@@ -610,6 +610,17 @@ def test_binarise_draws_anew_with_the_grey_mean():
     assert torch.equal(batches[0], again)
 
 
+def test_a_binary_draw_is_that_of_torch_bernoulli():
+    """The ledger's numbers were made with it: with black, white and grey, and the same noise afterwards."""
+    levels = torch.cat([torch.zeros(50), torch.full((50,), 255.0), torch.linspace(0, 255, 996)]).byte()
+    batches = Batches(levels.reshape(1, 1, 8, 137), 1, binarise=True)
+    torch.manual_seed(7)
+    drawn, noise = batches[0], torch.randn(20)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.bernoulli(data.as_grey(batches.pixels)))
+    assert torch.equal(noise, torch.randn(20))
+
+
 def test_project_root_is_this_checkout():
     assert (data.project_root() / "pyproject.toml").is_file()
     assert os.path.samefile(data.project_root() / "course_utils" / "data.py", data.__file__)
