@@ -342,7 +342,7 @@ def hierarchy(
     model: HierarchicalVAE, train: Images, budget: str, seed: int, state: Path | None, label: str
 ) -> tuple[HierarchicalVAE, Training]:
     """What the two have in common: batches large enough for batch norm, a warm-up over half of the steps."""
-    n_steps = pick(budget, smoke=20, quick=6_000, study=9_000, full=60_000)
+    n_steps = pick(budget, smoke=20, quick=5_000, study=9_000, full=60_000)
     batch_size = pick(budget, smoke=128, quick=128, study=256, full=256)
     lr = 6e-3 * (batch_size / 128) ** 0.5
     settings = {
