@@ -236,6 +236,12 @@ def test_parts_are_compared_with_the_reference(bench, capsys):
     assert "loop has grown most: train.py" in said and "mul 0.90" in said
 
 
+def test_the_reference_is_the_calmest_of_three_profiles(bench, monkeypatch, tmp_path):
+    times = iter([9.0, 4.0, 5.0])
+    monkeypatch.setattr(bench, "profile", lambda *_: {"products": {"ms": 2.0}, "loop": {"ms": next(times)}})
+    assert bench.calmest_profile("course", tmp_path, 10)["loop"]["ms"] == 4.0
+
+
 def test_events_are_sorted_into_parts(bench, monkeypatch):
     """A product counts as one wherever it is, with all that is inside it; what none covers is the loop's."""
     from peers.explain import sort_events

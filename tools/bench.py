@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         write(result.with_stem(f"{result.stem}_growth"), growth)
         draw(rows, growth, where).savefig(result.with_suffix(".png"), dpi=150)
     if options.remember:
-        parts = {name: profile(name, folder, 2 * n_steps) for name in EXPLAINED}
+        parts = {name: calmest_profile(name, folder, 2 * n_steps) for name in EXPLAINED}
         ratios = {row["name"]: row["ratio_to_floor"] for row in rows if row["ratio_to_floor"]}
         found = {"machine": where, "ratios": ratios, "parts": parts}
         write(REFERENCE, references() | {instructions(): found})
@@ -489,11 +489,20 @@ def profile(name: str, folder: Path, n_steps: int) -> dict[str, dict]:
     return ask("explain", EXPLAINED[name], str(folder), str(n_steps))
 
 
+def step_ms(parts: dict[str, dict]) -> float:
+    return sum(part["ms"] for part in parts.values())
+
+
+def calmest_profile(name: str, folder: Path, n_steps: int) -> dict[str, dict]:
+    """The fastest of three: what a burst of other work has slowed is no reference."""
+    return min((profile(name, folder, n_steps) for _ in range(3)), key=step_ms)
+
+
 def print_parts(name: str, parts: dict[str, dict]) -> None:
     """How long each part takes, against the products and against the reference."""
     before = reference()["parts"].get(name, {})
     products = parts["products"]["ms"]
-    print(f"{name}: a step of {sum(part['ms'] for part in parts.values()):.2f} ms under the profiler")
+    print(f"{name}: a step of {step_ms(parts):.2f} ms under the profiler")
     print(f"{'':12}{'ms':>7}{'of products':>13}{'reference':>11}   most of it, ms")
     grown = {}
     for part, found in parts.items():
