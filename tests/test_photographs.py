@@ -338,24 +338,27 @@ def test_the_source_may_go_once_it_is_prepared(tmp_path):
 # Kills, interrupts, two at once -------------------------------------------------------------------
 
 
+# It holds at file 100 until it may go on: how fast a machine is must not decide what a test sees.
 # Who starts the tests in the background of a shell has them ignore Ctrl-C; a preparation must not.
-SLOWLY = """
-import signal, sys, time
+HELD = """
+import pathlib, signal, sys, time
 from course_utils import photographs
 signal.signal(signal.SIGINT, signal.default_int_handler)
-whole = photographs.develop
-def slow(content, name, size):
-    time.sleep(0.02)
+signal.alarm(60)
+whole, may_go_on = photographs.develop, pathlib.Path(sys.argv[3])
+def held(content, name, size):
+    while name >= "100" and not may_go_on.exists():
+        time.sleep(0.01)
     return whole(content, name, size)
-photographs.develop, photographs.CHUNK = slow, 4
+photographs.develop, photographs.CHUNK = held, 4
 print("ready", flush=True)
 print(photographs.prepare(sys.argv[1], sys.argv[2], workers=2).developed)
 """
 
 
-def start_slowly(source: Path, target: Path) -> subprocess.Popen:
-    """Another process that prepares 100 photographs a second."""
-    command = [sys.executable, "-c", SLOWLY, source, target]
+def start_held(source: Path, target: Path, may_go_on: Path) -> subprocess.Popen:
+    """Another process that prepares photographs, and waits at file 100 for the file `may_go_on`."""
+    command = [sys.executable, "-c", HELD, source, target, may_go_on]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, cwd=photographs.__file__.rsplit("course_utils", 1)[0]
@@ -378,9 +381,10 @@ def many(folder: Path, n: int = 200) -> Path:
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_a_stopped_preparation_goes_on(signal_name, tmp_path, developed):
     source = many(tmp_path / "in")
-    process = start_slowly(source, tmp_path / "out")
+    process = start_held(source, tmp_path / "out", tmp_path / "go on")
     wait_for_lines(tmp_path / "out", 80)
     process.send_signal(getattr(signal, signal_name))
+    (tmp_path / "go on").touch()  # what is being developed is ended, and nothing more
     out, err = process.communicate(timeout=20)
     assert process.returncode != 0
     with pytest.raises(PhotographError, match="Nothing is prepared"):
@@ -412,17 +416,18 @@ def test_what_was_half_written_is_done_again(cut_pixels, cut_journal, tmp_path, 
 
 
 def test_two_processes_at_once_prepare_it_once(tmp_path):
-    source = many(tmp_path / "in", 60)
-    processes = [start_slowly(source, tmp_path / "out") for _ in range(2)]
-    texts = [process.communicate(timeout=30) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], texts
-    assert [out.splitlines()[-1] for out, _ in texts] == [
-        "60",
-        "60",
-    ]  # both have the report of the one that worked
-    waited = "Another process is preparing these photographs; waiting for it."
-    assert sum(waited in out for out, _ in texts) == 1
-    assert len(open_prepared(tmp_path / "out").names) == 57
+    source = many(tmp_path / "in", 120)
+    first = start_held(source, tmp_path / "out", tmp_path / "go on")
+    wait_for_lines(tmp_path / "out", 80)
+    second = start_held(source, tmp_path / "out", tmp_path / "go on")
+    waiting = "Another process is preparing these photographs; waiting for it.\n"
+    assert [second.stdout.readline() for _ in range(2)] == ["ready\n", waiting]
+    (tmp_path / "go on").touch()
+    texts = [process.communicate(timeout=30) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], texts
+    # Both have the report of the one that worked.
+    assert [out for out, _ in texts] == ["ready\n120\n", "120\n"]
+    assert len(open_prepared(tmp_path / "out").names) == 117
 
 
 def test_a_full_disk_stops_it_and_it_goes_on(tmp_path, monkeypatch, developed):
