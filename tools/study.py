@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import company
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import nn
 from torchvision.utils import save_image
 
-from course_utils import baselines, evaluate, fillings, ledger, objectives, plots, recipes
+from course_utils import baselines, evaluate, fillings, ledger, objectives, recipes
 from course_utils.data import (
     Images,
     Splits,
@@ -52,6 +53,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger.csv"
 WEIGHTS = ROOT / "build" / "study"
 STATES = ROOT / "build" / "state"
+FIGURES = ROOT / "notebooks" / "figures"
 N_DRAWS = 500  # of the importance-weighted bound
 # The recipes whose weights come with the course: 40 MB are for all lessons.
 PATIENTS = ("patient_a", "patient_b", "patient_c", "patient_d")  # of lesson 04's clinic
@@ -405,9 +407,10 @@ def measure_2015(model: nn.Module, training: Training, splits: Splits, plan: Pla
         if log["step"] in CURVE:
             yield -log["elbo"], "cost_2015", f"{COST}, training, update {log['step']}"
     if plan is PLANS["vae_2015"]:
-        yield from measure_mates(model, splits)
+        yield from company.measure(model, splits)
     bound = evaluate.bound(model, splits.test, chunk=1_000)
-    yield mean_and_error(-bound.value()), "cost_2015", COST
+    of_batches = -bound.value().unflatten(0, (-1, 1_000)).mean(dim=1)  # images of a batch are not independent
+    yield mean_and_error(of_batches), "cost_2015", COST
     yield mean_and_error(bound.kl[:, 0]), "kl_layer_1", "nats/image"
     yield active(model, splits.test), "active_units", "units"
 
@@ -515,7 +518,11 @@ def ship() -> None:
 
 def draw_samples() -> None:
     """Pictures by the two networks of 2015, whose weights are too many to come with the course."""
-    draw_company()
+    weights = WEIGHTS / "vae_2015_real_0.safetensors"
+    if weights.exists():
+        model = recipes.build_vae_2015()
+        load_checkpoint(model, weights)
+        company.draw(model, load_digits("real")[0], FIGURES)
     weights = WEIGHTS / "conv_2015_real_0.safetensors"
     if weights.exists():
         model = ConvVAE2015()
@@ -523,57 +530,7 @@ def draw_samples() -> None:
         torch.manual_seed(0)
         samples = model.generate(1_000)[:24]  # together, as in 2015: batch norm uses the batch
         large = torch.nn.functional.interpolate(samples, scale_factor=2)
-        save_image(large, ROOT / "notebooks" / "figures" / "conv_2015_samples.png", nrow=12, pad_value=1)
-
-
-def draw_company() -> None:
-    """Lesson 02: what the network of 2015 draws, and what it makes of codes and digits in other company."""
-    weights = WEIGHTS / "vae_2015_real_0.safetensors"
-    if not weights.exists():
-        return
-    model = recipes.build_vae_2015()
-    load_checkpoint(model, weights)
-    splits, _ = load_digits("real")
-    torch.manual_seed(0)
-    codes, rows = torch.randn(1_000, model.latent_dim), []
-    t = torch.linspace(0, 1, 12)[:, None]
-    path = (1 - t) * codes[:1] + t * codes[1:2]
-    digits = random_subset(splits.test, 1_000).pixels / 255
-
-    def decoded(z: Tensor) -> Tensor:
-        return model.likelihood.mean(model.decode(z))
-
-    with torch.no_grad():
-        for size in (1_000, 100, 12, 2, 1):
-            company = [codes[:size]] if size >= 12 else codes[:12].split(size)
-            rows.append(torch.cat([decoded(z) for z in company])[:12])
-        on_the_way = [decoded(path), decoded(torch.cat([path, codes]))[:12]]
-        back = [digits[:12], model.likelihood.mean(model(digits).px)[:12], model.generate(1_000)[:24]]
-    for name, title, images, labels in (
-        ("company", "the same codes in other company", rows, ["1000 at a time", "100", "12", "2", "1"]),
-        ("path", "a path by itself, and in company", on_the_way, ["12 at a time", "among 1000"]),
-        (
-            "samples",
-            "after all its 25,000 updates",
-            back,
-            ["test digit", "comes back", "drawn from", "the prior"],
-        ),
-    ):
-        title = f"The network of 2015: {title}"
-        figure = plots.plot_images(torch.cat(images), title, n_columns=12, row_labels=labels)
-        figure.savefig(ROOT / "notebooks" / "figures" / f"vae_2015_{name}.png", dpi=100)
-
-
-def measure_mates(model: nn.Module, splits: Splits) -> Iterator[Measurement]:
-    """Lesson 02: the squared error of digits among those of their training batch, among others, and new."""
-    some = splits.train.subset(slice(10_000))
-    order = torch.randperm(len(some.pixels), generator=torch.Generator().manual_seed(0))
-    whose = {"training digits, own batches": some, "training digits, shuffled": some.subset(order)}
-    for name, images in (whose | {"test digits": splits.test}).items():
-        with torch.no_grad():
-            batches = [part / 255 for part in images.pixels.split(1_000)]
-            errors = [-model.likelihood.log_prob(x, model(x).px) for x in batches]
-        yield mean_and_error(torch.cat(errors)), "squared_error", f"squared error per image, {name}"
+        save_image(large, FIGURES / "conv_2015_samples.png", nrow=12, pad_value=1)
 
 
 def main() -> int:
