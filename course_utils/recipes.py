@@ -192,14 +192,14 @@ def restless(train: Images, budget: str, seed: int = 0, state: Path | None = Non
     return model, training
 
 
-def build_vae_2015(normalise: bool = True, as_then: bool = True) -> VAE2015:
-    """The network of vae.py; without its batch norms, or with torch's initialisation instead of its own."""
-    model = VAE2015()
+def build_vae_2015(normalise: bool = True, as_then: bool = True, network: type = VAE2015) -> VAE2015:
+    """The network of vae.py, or another of 2015; without its batch norms, or initialised as by torch."""
+    model = network()
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, BatchNorm2015) and not normalise:
                 setattr(module, name, nn.Identity())
-            if isinstance(child, nn.Linear) and not as_then:
+            if isinstance(child, nn.Linear | nn.Conv2d) and not as_then:
                 child.reset_parameters()
     return model
 
