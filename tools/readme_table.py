@@ -14,15 +14,15 @@ MARKS = "<!-- from data/ledger.csv by make table -->\n", "<!-- end -->\n"
 BINARY, GREY = {"data": "mnist_binary"}, {"data": "mnist_grey"}
 FEW, HOLES = {"data": "mnist_binary", "labels": 100}, {"data": "coco64"}
 
-# lesson, model, where it is found, metric, what the number says
+# lesson, model, where it is found, metric, what the number says (n: of how many images)
 RESULTS = [
-    ("01", "mlp", BINARY, "nll_iwae", "−log p(x), binary MNIST"),
+    ("01", "mlp", BINARY, "nll_iwae", "−log p(x), {n} test digits, binary"),
     ("01", "mlp", GREY, "bits_per_dim", "grey MNIST"),
-    ("02", "mlp_bn", BINARY, "nll_iwae", "−log p(x), binary MNIST"),
-    ("03", "conv_bn", BINARY, "nll_iwae", "−log p(x), binary MNIST"),
+    ("02", "mlp_bn", BINARY, "nll_iwae", "−log p(x), {n} test digits, binary"),
+    ("03", "conv_bn", BINARY, "nll_iwae", "−log p(x), {n} test digits, binary"),
     ("03", "conv_bn", GREY, "bits_per_dim", "grey MNIST"),
-    ("04", "meanfield", BINARY, "nll_iwae", "−log p(x), binary MNIST"),
-    ("04", "topdown", BINARY, "nll_iwae", "−log p(x), binary MNIST"),
+    ("04", "meanfield", BINARY, "nll_iwae", "−log p(x), {n} test digits, binary"),
+    ("04", "topdown", BINARY, "nll_iwae", "−log p(x), {n} test digits, binary"),
     ("05", "labels_only", FEW, "accuracy", "test digits right, 100 labels"),
     ("05", "m2_aux", FEW, "accuracy", "test digits right, 100 labels"),
     ("05", "mixture_prior", FEW, "accuracy", "test digits right, 100 labels"),
@@ -49,6 +49,7 @@ def table() -> str:
         rows = ledger.study(model=model, metric=metric, **where)
         minutes = max(float(row["seconds"]) for row in rows) / 60
         cost = f"{int(rows[0]['steps']):,} steps, {minutes:.0f} min"
+        what = what.format(n=f"{int(rows[0]['n']):,}")
         lines.append((lesson, f"`{model}`", what, words(rows), cost))
     header = ("lesson", "model", "measured", "value", "one training, one core")
     return ledger.Table(header, lines)._repr_markdown_()
