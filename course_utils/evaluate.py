@@ -74,7 +74,8 @@ def bound(
 ) -> Elbo:
     """The bound of each image at one draw of its latents, on the CPU: log_px (N,), kl (N, L).
 
-    `chunk` images at a time: that changes nothing but the noise, except under `batch_statistics`.
+    `chunk` images at a time: that changes nothing but the noise, except under
+    `batch_statistics` or in a network that always reads its batch (those of 2015 and 2017).
     """
     return bound_over(model, in_chunks(model, images, chunk), objective, seed)
 
@@ -192,6 +193,7 @@ def with_population_statistics(model: nn.Module, train: Images, *, seed: int = 0
 
     The running averages of training are those of the last batches, under weights that were still changing.
     This is the recipe of Ioffe & Szegedy 2015, algorithm 2: the mean of the batches' means and variances.
+    Raises ValueError where `model(x)` leaves a batch norm out, as M1+M2 does with its M2.
     """
     model = copy.deepcopy(model)
     device = next(model.parameters()).device
@@ -200,6 +202,9 @@ def with_population_statistics(model: nn.Module, train: Images, *, seed: int = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         update_bn((batches[step] for step in range(len(batches))), model)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if any(layer.num_batches_tracked == 0 for layer in layers):  # update_bn has reset it, and nothing came
+        raise ValueError("model(x) does not pass through every batch norm; give the model's parts one by one")
     return model
 
 
@@ -246,6 +251,7 @@ def priced_softmax(model: nn.Module, x: Tensor, over: Numbers, deviation: float)
     is cheap and blurs what the decoder is told; the best one gives the honest bound.
     """
     h, log_q = model.read(x)
+    over = Numbers(*(values.to(x.device) for values in over))
     mu = (centred(log_q) - over.mean) @ over.axes  # (B, 9)
     log_var = torch.full_like(mu, 2 * math.log(deviation))
     log_var_p = torch.log(over.variances + deviation**2).expand_as(mu)

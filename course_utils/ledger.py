@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from course_utils.data import project_root
 from course_utils.evaluate import Estimate
+from course_utils.train import choose_device
 
 COLUMNS = [
     *("notebook", "model", "role", "data", "split", "labels", "profile", "seed", "draw"),
@@ -41,7 +42,8 @@ def study_path() -> Path:
 
 def machine() -> str:
     """The GPU's name, or the number of cores."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
+    on_gpu = choose_device().type == "cuda"
+    return torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores"
 
 
 def read(path: Path, **where: str | int) -> list[dict[str, str]]:
@@ -97,7 +99,7 @@ def record(
         "n": n,
         "steps": steps,
         "seconds": f"{seconds:.1f}",
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": choose_device().type,
         "machine": machine(),
     }
     row = {column: str(value) for column, value in row.items()}

@@ -142,9 +142,10 @@ def fit(
     Stopping the cell keeps what is trained and returns it. With `state`, a path, training is saved there
     at the start, about every tenth of the way, and at the end. If that file exists, training goes on from
     it, not from the weights in `model`: the steps since the last saving are done again, and on the CPU it
-    ends bit for bit where it would have ended uninterrupted. Under torchrun each process takes its share of
-    the batches (`course_utils.processes`). A step whose gradient is not finite is skipped too; raises
-    TrainingError, naming the layer, after 20 of them in a row, when the next row is logged.
+    ends bit for bit where it would have ended uninterrupted. (That it is of the same seed and data is not
+    checked.) Under torchrun each process takes its share of the batches (`course_utils.processes`). A step
+    whose gradient is not finite is skipped too; raises TrainingError, naming the layer, after 20 of them in
+    a row, when the next row is logged.
     """
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     peaks = [group.setdefault("peak_lr", group["lr"]) for group in optimizer.param_groups]
@@ -406,11 +407,16 @@ def lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def save_checkpoint(model: nn.Module, path: Path, **facts: str | int | float) -> None:
-    """The weights as float16, and what they are (recipe, data, seed, measured bound, ...) as metadata."""
+    """The weights as float16, and what they are (recipe, data, seed, measured bound, ...) as metadata.
+
+    Raises TrainingError if a number is not finite, or beyond float16's 65,504.
+    """
     halves = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
+    if lost := [name for name, value in halves.items() if not value.isfinite().all()]:
+        raise TrainingError(f"{lost[0]} holds numbers that float16 cannot hold; {path} was not written.")
     write_safely(halves, Path(path), {name: str(value) for name, value in facts.items()})
 
 

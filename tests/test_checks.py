@@ -368,6 +368,9 @@ EXERCISES = {
         "n_steps of its own": lambda step, n, k: ramps((step + 1) / n / k, k),
         "jumps": lambda step, n, k: ramps((step + 1) / n, k).floor(),
         "shape": lambda step, n, k: min(1.0, (step + 1) / n),
+        "term by term": lambda step, n, k: [  # whole steps for each layer: wrong where n is no multiple of k
+            min(1.0, max(0.0, (step + 1 - layer * (n // k)) / (n // k))) for layer in range(k)
+        ],
     },
     # Lesson 05
     checks.check_cost: {

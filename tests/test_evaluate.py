@@ -229,6 +229,13 @@ def test_population_statistics_repair_the_bound():
     assert repaired == good and abs(bad - good) > 0.1
 
 
+def test_population_statistics_refuse_a_model_that_passes_some_batch_norm_by():
+    model = normalised()
+    model.aside = torch.nn.BatchNorm1d(3)  # as the M2 of M1+M2, which model(x) does not go through
+    with pytest.raises(ValueError, match="does not pass through every batch norm"):
+        with_population_statistics(model, images(300))
+
+
 @pytest.mark.parametrize(("likelihood", "binary"), [(Bernoulli, True), (DiscretisedLogistic, False)])
 def test_population_statistics_are_collected_on_what_the_model_was_trained_on(likelihood, binary):
     model, seen = normalised(likelihood), []
@@ -295,6 +302,13 @@ def test_the_numbers_of_a_softmax_are_nine_and_uncorrelated():
     torch.testing.assert_close(torch.cov(seen.T), torch.diag(over.variances), atol=1e-3, rtol=1e-3)
     back = (over.mean + seen @ over.axes.T).softmax(dim=1)
     torch.testing.assert_close(back, log_q.exp(), atol=1e-5, rtol=0)  # nothing is lost on the way
+
+
+def test_a_softmax_is_priced_on_the_device_of_the_images():
+    model = a_label_vae()
+    over = softmax_numbers(model, images(200))  # on the CPU, as all that is measured
+    bound = priced_softmax(model.to("meta"), torch.rand(5, 1, 4, 4, device="meta"), over, 0.1)
+    assert bound.kl.shape == (5, 2) and bound.kl.device.type == "meta"
 
 
 def test_a_softmax_pays_the_price_of_a_code_and_says_less_the_more_noise_it_has():

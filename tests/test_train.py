@@ -808,6 +808,15 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
         assert isinstance(json.loads(content[8 : 8 + size]), dict)
 
 
+@pytest.mark.parametrize("value", [7e4, float("nan")])
+def test_a_checkpoint_loses_no_number_without_a_word(value, tmp_path):
+    path, model = tmp_path / "mlp.safetensors", small_vae()
+    model.decoder[0].bias.data[1] = value
+    with pytest.raises(TrainingError, match=r"decoder\.0\.bias holds numbers that float16 cannot hold"):
+        save_checkpoint(model, path)
+    assert not path.exists()
+
+
 def test_a_checkpoint_of_another_model_says_how_they_differ(tmp_path):
     path = tmp_path / "mlp.safetensors"
     save_checkpoint(small_vae(), path, recipe="mlp")

@@ -497,6 +497,7 @@ def run_alone(job: Job) -> bool:
     """Run the job in a process of its own, on one core; True if it succeeded."""
     started = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COURSE_THREADS": "1", "TQDM_DISABLE": "1"}
+    environment |= {"COURSE_DEVICE": "cpu"}  # a study says what a core can do, also where there is a GPU
     command = [sys.executable, __file__, "--job", *map(str, job)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     status = "ok" if result.returncode == 0 else f"FAILED\n{result.stderr[-2_000:]}"

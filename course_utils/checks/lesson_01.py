@@ -102,7 +102,7 @@ def check_importance_weighted_bound(bound: Callable[[Tensor], Tensor]) -> Verdic
             dim=0
         ),
         "The weights are summed, not averaged: subtract log K.": torch.logsumexp(log_w, dim=0),
-        "exp(-900) is 0 in float32, so your first image has log 0: use torch.logsumexp.": naive,
+        "exp(-900) is 0, in float64 too, so your first image has log 0: use torch.logsumexp.": naive,
         "You average over the images. The K draws of an image are along the first axis.": (
             torch.logsumexp(log_w, dim=1) - math.log(2)
         ),

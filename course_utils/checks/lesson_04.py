@@ -129,7 +129,7 @@ def one_after_the_other(progress: float, n_layers: int) -> list[float]:
 def check_warm_up_from_below(betas: Callable[[int, int, int], list[float] | Tensor]) -> Verdict:
     """betas(step, n_steps, n_layers): beta of each layer, the bottom first, as a list or a tensor: one layer
     after the other from 0 to 1, all of them within n_steps."""
-    cases = [(0, 12, 3), (5, 12, 3), (8, 12, 4), (10, 12, 2), (11, 12, 3), (40, 12, 3)]
+    cases = [(0, 12, 3), (5, 12, 3), (8, 12, 4), (10, 13, 2), (11, 12, 3), (40, 12, 3)]
     mistakes = {
         "The top layer comes first. Begin with the one next to the pixels.": lambda s, n, k: (
             one_after_the_other((s + 1) / n, k)[::-1]

@@ -362,7 +362,10 @@ def check_only(only: Callable[[nn.Module, Tensor, int, int], Tensor]) -> Verdict
         return only(model, x.clone(), level, N_DRAWS)
 
     verdict = judge(lambda: of_each_layer(model, fill), right, praise, answers)
-    advice = "If each z is right, draw its noise at once, as normal_sample(*prior) does."
+    advice = (
+        "If each z is right, draw its noise at once, as normal_sample(*prior) does, for all photographs "
+        "and draw by draw: the check compares the noise too."
+    )
     return verdict._replace(message=verdict.message.replace("Compare the formula term by term.", advice))
 
 
