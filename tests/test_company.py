@@ -32,6 +32,7 @@ def test_an_image_is_exchanged_for_its_neighbour(company):
         assert torch.equal(y[place], x[neighbour])
         assert torch.equal(company.others(y, place), company.others(x, place))
     assert len(company.others(x, 2)) == 4
+    assert torch.equal(company.given(x, x[3]), x[[3, 1, 2, 3, 4]])
 
 
 def test_the_mean_digit_costs_what_a_loop_says(company):

@@ -8,6 +8,7 @@ what is measured is the batch: the lowest, the median and the highest mean squar
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -48,20 +49,24 @@ def measure(model: VAE2015, splits: Splits) -> Iterator[tuple[Estimate, str, str
 def measure_outliers(
     model: VAE2015, batches: Sequence[Tensor], labels: Sequence[Tensor], lost: Sequence[Tensor]
 ) -> Iterator[tuple[Estimate, str, str]]:
-    """The outlier of each batch, its mates with it and without it, and lost batches that are given one."""
+    """The outlier of each batch, its mates with and without it, and lost batches given one, or another 0."""
     found = [(x, *outlier(model, x)) for x in batches]
     yield from spread([far for _, _, far in found], "outlier", "standard deviations")
     zeros = sum(its[place] == 0 for (_, place, _), its in zip(found, labels, strict=True))
     yield Estimate(float(zeros), 0.0, len(found)), "outlier", "that are a 0"
     first, place, _ = found[0]
-    rescued = [torch.cat([first[place : place + 1], x[1:]]) for x in lost]
+    ordinary = [image for i, image in enumerate(first) if labels[0][i] == 0 and i != place]
     for whose, errors in {
         "outlier": [squared_errors(model, x)[place] for x, place, _ in found],
         "its mates": [others(squared_errors(model, x), place).mean() for x, place, _ in found],
         "its mates without it": [
             others(squared_errors(model, without(x, place)), place).mean() for x, place, _ in found
         ],
-        "a lost batch given one": [squared_errors(model, x)[1:].mean() for x in rescued],
+        "a lost batch given one": [squared_errors(model, given(x, first[place]))[1:].mean() for x in lost],
+        "a lost batch given another 0": [
+            squared_errors(model, given(x, image))[1:].mean()
+            for x, image in zip(lost, cycle(ordinary), strict=False)
+        ],
     }.items():
         yield from spread(errors, "squared_error", f"squared error per image, {whose}")
 
@@ -97,6 +102,11 @@ def without(x: Tensor, place: int) -> Tensor:
     x = x.clone()
     x[place] = x[(place + 1) % len(x)]
     return x
+
+
+def given(x: Tensor, image: Tensor) -> Tensor:
+    """The batch with this image in the first place."""
+    return torch.cat([image[None], x[1:]])
 
 
 def others(values: Tensor, place: int) -> Tensor:
