@@ -57,6 +57,14 @@ def mean_and_error(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), (values.std() / math.sqrt(len(values))).item(), len(values))
 
 
+def over_batches(values: Tensor, size: int) -> Estimate:
+    """The mean over images that a model read `size` at a time, and could not tell from their company.
+
+    What is independent is a batch, not an image: (N,) -> an Estimate from the means of the batches.
+    """
+    return mean_and_error(torch.stack([batch.mean() for batch in values.split(size)]))
+
+
 def in_chunks(model: nn.Module, images: Images, chunk: int = CHUNK) -> Iterator[Tensor]:
     """The images as x (B, C, H, W) on the model's device."""
     device = next(model.parameters()).device
@@ -170,13 +178,18 @@ def histogram_log_prob(train: Images, images: Images) -> Tensor:
 # Batch norm: whose mean and variance? ------------------------------------------------------------
 
 
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """torch's batch norms in the model, of features and of maps."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Every batch norm uses the batch at hand, in evaluation mode too; its running averages stay as they are.
 
     What an image is worth then depends on the images beside it.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    layers = batch_norms(model)
     names = ("running_mean", "running_var", "num_batches_tracked")  # in training mode the last would count on
     kept = [(layer, name, getattr(layer, name)) for layer in layers for name in names]
     try:
@@ -202,8 +215,8 @@ def with_population_statistics(model: nn.Module, train: Images, *, seed: int = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         update_bn((batches[step] for step in range(len(batches))), model)
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    if any(layer.num_batches_tracked == 0 for layer in layers):  # update_bn has reset it, and nothing came
+    # update_bn has reset all of them first.
+    if any(layer.num_batches_tracked == 0 for layer in batch_norms(model)):
         raise ValueError("model(x) does not pass through every batch norm; give the model's parts one by one")
     return model
 

@@ -11,7 +11,7 @@ that measures one filling, `(..., N, 3, 32, 32) -> (..., N)`, takes all S at onc
 import copy
 import functools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -248,10 +248,17 @@ def seam_ratio(x: Tensor, filling: Tensor) -> Tensor:
 Measurement = tuple[Estimate, str, str]  # value, metric, unit, as the ledger wants them
 
 
-def bounds_of(model: nn.Module, x: Tensor, *, seed: int = 0, chunk: int = CHUNK) -> Elbo:
+def bounds_of(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    objective: Callable[[nn.Module, Tensor], Elbo] = hole_bound,
+) -> Elbo:
     """The bound of each hole at one draw of its latents, on the CPU: log_px (N,), kl (N, L)."""
     device = next(model.parameters()).device
-    return bound_over(model, (some.to(device) for some in x.split(chunk)), hole_bound, seed)
+    return bound_over(model, (some.to(device) for some in x.split(chunk)), objective, seed)
 
 
 def measured_bound(

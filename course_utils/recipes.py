@@ -32,7 +32,7 @@ from course_utils.data import (
     project_root,
 )
 from course_utils.distributions import Bernoulli, DiscretisedLogistic, Gaussian
-from course_utils.evaluate import Estimate, bound, evaluating, mean_and_error
+from course_utils.evaluate import Estimate, bound, mean_and_error, over_batches
 from course_utils.fillings import bounds_of
 from course_utils.holes import HoleBatches, holes_of
 from course_utils.models.conv_vae import ConvVAE
@@ -190,6 +190,9 @@ def restless(train: Images, budget: str, seed: int = 0, state: Path | None = Non
     batches = Batches(train.pixels, 16, binarise=True, seed=seed, device=device)
     training = fit(model, batches, n_steps, lr=1e-2, schedule=constant, state=state, label="restless")
     return model, training
+
+
+COST_2015 = "squared error + KL per image"  # the unit: no nats
 
 
 def build_vae_2015(normalise: bool = True, as_then: bool = True, network: type = VAE2015) -> VAE2015:
@@ -777,17 +780,14 @@ def train_and_keep(wish: argparse.Namespace) -> int:
 def measure(model: nn.Module, valid: Images) -> tuple[Estimate, str]:
     """(-ELBO of the validation images, its unit); of a U-Net, which has none, what it minimises."""
     if isinstance(model, UNet):
-        with evaluating(model):
-            device = next(model.parameters()).device
-            parts = [objectives.decibels(model, x.to(device)).log_px for x in holes_of(valid).split(64)]
-        return mean_and_error(-torch.cat(parts).cpu()), "D/2 log of the squared error of a hole"
+        guesses = bounds_of(model, holes_of(valid), chunk=64, objective=objectives.decibels)
+        return mean_and_error(-guesses.value()), "D/2 log of the squared error of a hole"
     if isinstance(model, InpaintingVAE | InpaintingVAE2017):
         return mean_and_error(-bounds_of(model, holes_of(valid)).value()), "nats/hole"
-    if isinstance(model.likelihood, SquaredError):  # of 2015: what is independent is a batch, not an image
+    if isinstance(model.likelihood, SquaredError):
         size = min(1_000, len(valid.pixels) // 2)  # as in training, if there are two
         costs = -bound(model, valid, chunk=size).value()
-        of_batches = torch.stack([part.mean() for part in costs.split(size)])
-        return mean_and_error(of_batches)._replace(n=len(costs)), "squared error + KL per image"
+        return over_batches(costs, size)._replace(n=len(costs)), COST_2015
     valid = fixed_binary(valid) if isinstance(model.likelihood, Bernoulli) else valid
     return mean_and_error(-bound(model, valid).value()), "nats/image"
 

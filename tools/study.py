@@ -340,7 +340,7 @@ def run(job: Job) -> None:
 
 
 Measurement = tuple[Estimate | float, str, str]  # estimate, metric, unit
-COST = "squared error + KL per image"
+COST = recipes.COST_2015
 CURVE = (9, 30, 99, 300, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000)  # a log has some of these updates
 
 
@@ -356,7 +356,7 @@ def measure_model(model: nn.Module, training: Training, splits: Splits, plan: Pl
         images = random_subset(splits.test, plan.nll_digits)
         nll = mean_and_error(-evaluate.log_likelihood(model, images, N_DRAWS))
         yield nll, "nll_iwae", f"nats/image k={N_DRAWS}"
-    if any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules()):
+    if evaluate.batch_norms(model):
         population = evaluate.with_population_statistics(model, splits.train)
         gain = evaluate.bound(population, splits.test).value() - bound.value()  # the same digits and noise
         yield mean_and_error(gain), "gap_eval_population", "nats/image"
@@ -409,8 +409,7 @@ def measure_2015(model: nn.Module, training: Training, splits: Splits, plan: Pla
     if plan is PLANS["vae_2015"]:
         yield from company.measure(model, splits)
     bound = evaluate.bound(model, splits.test, chunk=1_000)
-    of_batches = -bound.value().unflatten(0, (-1, 1_000)).mean(dim=1)  # images of a batch are not independent
-    yield mean_and_error(of_batches), "cost_2015", COST
+    yield evaluate.over_batches(-bound.value(), 1_000), "cost_2015", COST
     yield mean_and_error(bound.kl[:, 0]), "kl_layer_1", "nats/image"
     yield active(model, splits.test), "active_units", "units"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from course_utils.data import Images, as_grey
 from course_utils.distributions import normal_kl, per_image
-from course_utils.evaluate import batch_statistics, evaluating
+from course_utils.evaluate import batch_norms, batch_statistics, evaluating
 from course_utils.widgets.shared import described, page, still
 
 THIS_BATCH = "this batch"
@@ -298,7 +298,7 @@ def check(models: dict[str, nn.Module], held: Images, mates: dict[str, Images | 
     if not models or not mates or not len(held.pixels):
         raise ValueError("a BatchNormBoard needs at least one model, one held digit and one set of mates")
     for name, model in models.items():
-        if not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules()):
+        if not batch_norms(model):
             raise ValueError(f"the model {name!r} has no batch norm: build it with VAE(batch_norm=True)")
     shape = tuple(next(iter(models.values())).image_shape)
     for name, images in {"held": held, **mates}.items():
